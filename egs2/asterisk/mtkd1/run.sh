@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# Two Whisper encoders teach a small transducer; the same transducer, trained alone, is
+# the measure. Real speech (Asterisk's English prompts), real ESPnet, no GPU needed.
+set -e
+set -u
+set -o pipefail
+
+log() {
+    local fname=${BASH_SOURCE[1]##*/}
+    echo -e "$(date '+%Y-%m-%dT%H:%M:%S') (${fname}:${BASH_LINENO[0]}:${FUNCNAME[1]}) $*"
+}
+
+budget=default  # smoke: all stages in minutes; default: two rows; full: all rows.
+encoder=conformer # of the default and smoke rows; full has both encoders.
+seed=0
+python=python3
+
+help_message=$(cat << EOF
+Usage: $0 [--budget smoke|default|full] [options of mtkd.sh]
+
+  smoke    both rows with 1 epoch a training: proves that all stages run (5 min)
+  default  from scratch, two teachers (40 min on two cores)
+  full     and one row per single teacher; both encoders
+
+Options:
+    --budget  # Which rows, how long (default="${budget}").
+    --encoder # conformer or contextual_block_conformer (default="${encoder}").
+    --seed    # Random seed of all trainings (default="${seed}").
+    --python  # Python to execute espnet commands (default="${python}").
+    --help    # This text, then mtkd.sh's.
+All other options are mtkd.sh's, for every row: --stage, --stop_stage, --ngpu, --nj, ...
+EOF
+)
+
+cd "$(dirname "$0")"
+root=$(cd ../../.. && pwd)
+options=()
+help=false
+while [ $# -gt 0 ]; do
+    case $1 in
+        --budget | --encoder | --seed | --python)
+            [ $# -gt 1 ] || { log "Error: $1 needs a value"; exit 2; }
+            printf -v "${1#--}" %s "$2"
+            shift 2
+            ;;
+        --help | -h) help=true; shift ;;
+        *) options+=("$1"); shift ;;
+    esac
+done
+case ${budget} in
+    smoke | default | full) ;;
+    *) log "Error: --budget: expected smoke, default or full, found '${budget}'"; exit 2 ;;
+esac
+
+if "${help}"; then
+    echo "${help_message}"
+    if [ -e utils/parse_options.sh ]; then
+        ./mtkd.sh --help
+    else
+        echo "(mtkd.sh's own help needs the set-up: run ${root}/tools/setup.sh)"
+    fi
+    exit 0
+fi
+
+"${root}/tools/setup.sh"
+"${root}/egs2/TEMPLATE/mtkd1/setup.sh" .
+# shellcheck source=/dev/null
+. ./path.sh
+
+for model in tiny.en base; do
+    dir=downloads/whisper_$(echo "${model}" | tr . _)
+    ${python} -m espnet_mtkd.bin.mtkd_fetch_whisper --model "${model}" --out_dir "${dir}"
+done
+
+expdir=exp
+note="One speaker, about 0.2 hours of training audio: not comparable with LibriSpeech."
+note+=" The teachers, Whisper's encoders, were trained on transcribed speech."
+common=(
+    --train_set train --valid_set valid --test_sets test
+    --lang en --token_type char --max_wav_duration 15
+    --ngpu 0 --nj 2 --inference_nj 2 --python "${python}" --seed "${seed}"
+)
+if [ "${budget}" = smoke ]; then
+    expdir=exp_smoke
+    note="One epoch a training shows that all stages run; the error rates mean nothing."
+    common+=(
+        --mtkd_args "--max_epoch 1" --mtkd_tag "${encoder}_teachers"
+        --asr_args "--max_epoch 1" --inference_args "--beam_size 1"
+    )
+fi
+common+=(--expdir "${expdir}")
+
+row() {  # <encoder> <name> <teachers>
+    log "======== ${1}: ${2} ========"
+    local tag=$1_$3
+    [ "${seed}" = 0 ] || tag+=_seed${seed}
+    local teachers=none
+    [ "$3" = scratch ] || teachers=conf/$3.yaml
+    ./mtkd.sh "${common[@]}" --encoder "$1" --teachers "${teachers}" \
+        --mtkd_tag "${tag}" --asr_tag "${tag}" "${options[@]}"
+    rows+=("$1: $2=${expdir}/asr_${tag}")
+}
+
+encoders=${encoder}
+[ "${budget}" != full ] || encoders="conformer contextual_block_conformer"
+rows=()
+for e in ${encoders}; do
+    row "${e}" "from scratch" scratch
+    if [ "${budget}" = full ]; then
+        row "${e}" "Whisper tiny.en" teacher_whisper_tiny_en
+        row "${e}" "Whisper base" teacher_whisper_base
+    fi
+    row "${e}" "two teachers" teachers
+done
+
+scripts/utils/show_asr_result.sh "${expdir}" > "${expdir}/results_espnet.md"
+${python} -m espnet_mtkd.bin.mtkd_report --expdir "${expdir}" --rows "${rows[@]}" \
+    --espnet_results "${expdir}/results_espnet.md" --note "${note}" \
+    --command "egs2/asterisk/mtkd1/run.sh --budget ${budget} --seed ${seed}"

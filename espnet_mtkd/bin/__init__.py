@@ -1,0 +1,1 @@
+"""Thin `python -m espnet_mtkd.bin.<name>` entries."""

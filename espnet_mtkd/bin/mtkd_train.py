@@ -1,0 +1,35 @@
+"""Stage 1: train a student's encoder to predict the embeddings of several teachers.
+
+Example:
+    python -m espnet_mtkd.bin.mtkd_train --config conf/train_mtkd_conformer.yaml \\
+        --teachers conf/teachers.yaml --output_dir exp/mtkd \\
+        --train_data_path_and_name_and_type dump/raw/train/wav.scp,speech,sound \\
+        --valid_data_path_and_name_and_type dump/raw/valid/wav.scp,speech,sound \\
+        --train_shape_file dump/raw/train/utt2num_samples \\
+        --valid_shape_file dump/raw/valid/utt2num_samples
+"""
+
+from espnet_mtkd.compat import require_espnet
+from espnet_mtkd.errors import report_errors
+
+
+def get_parser():
+    """ESPnet's own flags and this task's."""
+    from espnet_mtkd.task import MTKDTask
+
+    parser = MTKDTask.get_parser()
+    parser.epilog = __doc__[__doc__.index("Example:") :]
+    return parser
+
+
+@report_errors
+def main(cmd=None):
+    """Run the task; exit codes as in `espnet_mtkd.errors`."""
+    require_espnet()
+    from espnet_mtkd.task import MTKDTask
+
+    MTKDTask.main(cmd=cmd)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Is the encoder of stage 1 taken over whole by the ASR model of stage 2?
+
+ESPnet's `--init_param` leaves a parameter that the file lacks at its random value and
+says nothing, so this is proved before the second training begins.
+"""
+
+import argparse
+from pathlib import Path
+
+import soundfile
+import torch
+import yaml
+
+from espnet_mtkd.errors import ConfigError
+from espnet_mtkd.task import build_student, encoder_choices, frontend_choices
+
+NUM_NAMED = 5  # keys that a message names
+
+
+def compare_keys(state: dict, expected: dict) -> list[str]:
+    """What stands between two state dicts, as lines for a message.
+
+    Args:
+        state: name -> tensor, of the checkpoint.
+        expected: name -> tensor, of the model that takes it over.
+
+    Returns:
+        One line for missing, unexpected and differently shaped keys each, where there
+        are any; the first five keys are named.
+    """
+    kinds = {
+        "missing": sorted(set(expected) - set(state)),
+        "unexpected": sorted(set(state) - set(expected)),
+        "of another shape": sorted(
+            f"{k} ({tuple(state[k].shape)}, expected {tuple(expected[k].shape)})"
+            for k in set(state) & set(expected)
+            if state[k].shape != expected[k].shape
+        ),
+    }
+    return [
+        f"{len(keys)} {kind}: {', '.join(keys[:NUM_NAMED])}"
+        + (", ..." if len(keys) > NUM_NAMED else "")
+        for kind, keys in kinds.items()
+        if keys
+    ]
+
+
+def load_encoder_state(checkpoint: Path) -> dict:
+    """The `encoder.` part of a checkpoint, without that prefix.
+
+    Raises:
+        ConfigError: no such file, or nothing named `encoder.` in it.
+    """
+    if not checkpoint.is_file():
+        raise ConfigError(f"no such checkpoint: {checkpoint}: run stage 9 first")
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    state = {
+        k.removeprefix("encoder."): v
+        for k, v in state.items()
+        if k.startswith("encoder.")
+    }
+    if not state:
+        raise ConfigError(f"{checkpoint}: no key begins with 'encoder.'")
+    return state
+
+
+def student_args(mtkd_config: Path, asr_config: Path) -> argparse.Namespace:
+    """Arguments of the student as stage 2 will build it, with stage 1's normaliser."""
+    args = argparse.Namespace(**yaml.safe_load(mtkd_config.read_text("utf-8")))
+    config = yaml.safe_load(asr_config.read_text("utf-8"))
+    for choices in (frontend_choices, encoder_choices):
+        setattr(args, choices.name, config.get(choices.name, choices.default))
+        setattr(args, f"{choices.name}_conf", config.get(f"{choices.name}_conf", {}))
+    args.specaug = None
+    return args
+
+
+@torch.no_grad()
+def encode(args: argparse.Namespace, load, speech: torch.Tensor) -> torch.Tensor:
+    """Encoder output (1, T, D) of one utterance (N,), weights set by `load(encoder)`."""
+    frontend, _, normalize, encoder = build_student(args)
+    load(encoder)
+    for module in (frontend, encoder):
+        module.eval()
+    feats, lengths = frontend(speech[None], torch.tensor([len(speech)]))
+    if normalize is not None:
+        feats, lengths = normalize(feats, lengths)
+    return encoder(feats, lengths)[0]
+
+
+def check_handover(
+    checkpoint: Path, mtkd_config: Path, asr_config: Path, audio: str
+) -> int:
+    """Prove that stage 2 begins with stage 1's encoder.
+
+    Args:
+        checkpoint: `.pth` of stage 1.
+        mtkd_config: `config.yaml` of stage 1.
+        asr_config: config of stage 2.
+        audio: one utterance, on which both encoders must agree to the last bit.
+
+    Returns:
+        Number of tensors handed over.
+
+    Raises:
+        ConfigError: keys are missing, unexpected or of another shape (the first five
+            of each are named), or the outputs differ.
+    """
+    from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
+
+    state = load_encoder_state(checkpoint)
+    args = student_args(mtkd_config, asr_config)
+    encoder = build_student(args)[-1]
+    problems = compare_keys(state, encoder.state_dict())
+    if problems:
+        raise ConfigError(
+            f"{checkpoint}: its encoder is not the one of {asr_config}:\n  "
+            + "\n  ".join(problems)
+            + "\nTrain stage 1 with this --asr_config, or take the one it was trained "
+            "with"
+        )
+    speech = torch.from_numpy(soundfile.read(audio, dtype="float32")[0])
+    before = encode(args, lambda encoder: encoder.load_state_dict(state), speech)
+
+    def by_init_param(encoder):
+        holder = torch.nn.Module()
+        holder.encoder = encoder
+        load_pretrained_model(f"{checkpoint}:encoder:encoder", holder, False)
+
+    after = encode(args, by_init_param, speech)
+    if not torch.equal(before, after):
+        raise ConfigError(
+            f"{checkpoint}: the encoder's output changes in the hand-over: expected "
+            f"bit-equal, found a difference of {(before - after).abs().max():.3g}"
+        )
+    return len(state)

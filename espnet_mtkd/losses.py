@@ -1,0 +1,68 @@
+"""Distance between predicted and teacher embeddings."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from espnet_mtkd.errors import ConfigError
+
+
+class EmbeddingLoss(nn.Module):
+    """Weighted sum of L1, mean squared error and 1 - cosine, averaged over valid frames.
+
+    L1 and MSE average over the E dimensions of an embedding. L1 with cosine is the
+    objective of DistilHuBERT (arXiv 2110.01900, eq. 1), there with log-sigmoid around
+    the cosine; here the plain 1 - cos, whose gradient does not depend on a temperature.
+
+    Args:
+        l1, mse, cosine: weights of the three parts.
+
+    Raises:
+        ConfigError: all weights are zero, or one is negative.
+    """
+
+    def __init__(self, l1: float = 1.0, mse: float = 0.0, cosine: float = 1.0):
+        super().__init__()
+        weights = dict(l1=l1, mse=mse, cosine=cosine)
+        if min(weights.values()) < 0 or sum(weights.values()) == 0:
+            raise ConfigError(
+                f"loss_conf: expected weights >= 0, not all of them 0, found {weights}"
+            )
+        self.weights = weights
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{k}={v}" for k, v in self.weights.items())
+
+    def forward(self, predicted_BTRE, target_BTRE, lengths_B):
+        """Loss and its parts over the first `lengths_B` frames of each utterance.
+
+        Args:
+            predicted_BTRE: (B, T, R, E).
+            target_BTRE: (B, T, R, E).
+            lengths_B: (B,) valid student frames.
+
+        Returns:
+            Scalar loss in fp32, and detached scalars {"l1", "mse", "cosine"} (cosine is
+            the similarity itself). No valid frame gives a loss of 0 with zero gradient.
+        """
+        T = predicted_BTRE.size(1)
+        valid_BT = torch.arange(T, device=lengths_B.device) < lengths_B[:, None]
+        predicted = predicted_BTRE.float()
+        # What lies behind an utterance may be anything, inf and NaN included, and
+        # would reach the gradient through a product with 0.
+        target = target_BTRE.float().masked_fill(~valid_BT[..., None, None], 0.0)
+        num_frames = valid_BT.sum().clamp(min=1)
+
+        def average(value_BTR):
+            return (value_BTR.mean(-1) * valid_BT).sum() / num_frames
+
+        difference = predicted - target
+        cosine_BTR = F.cosine_similarity(predicted, target, dim=-1)
+        parts = {
+            "l1": average(difference.abs().mean(-1)),
+            "mse": average(difference.square().mean(-1)),
+            "cosine": average(cosine_BTR),
+        }
+        terms = {**parts, "cosine": average(1.0 - cosine_BTR)}
+        loss = sum(w * terms[k] for k, w in self.weights.items() if w > 0)
+        return loss, {k: v.detach() for k, v in parts.items()}

@@ -1,0 +1,158 @@
+"""The student in stage 1: ESPnet's encoder with a prediction head per target."""
+
+import torch
+from espnet2.asr.encoder.abs_encoder import AbsEncoder
+from espnet2.asr.frontend.abs_frontend import AbsFrontend
+from espnet2.asr.specaug.abs_specaug import AbsSpecAug
+from espnet2.layers.abs_normalize import AbsNormalize
+from espnet2.torch_utils.device_funcs import force_gatherable
+from espnet2.train.abs_espnet_model import AbsESPnetModel
+from torch import nn
+
+from espnet_mtkd.align import FrameAligner
+from espnet_mtkd.heads import PredictionHead
+from espnet_mtkd.losses import EmbeddingLoss
+from espnet_mtkd.normalize import Standardizer
+
+
+class ESPnetMTKDModel(AbsESPnetModel):
+    """Predict the embeddings of several frozen teachers from audio.
+
+    `frontend`, `normalize` and `encoder` are ESPnet's own modules under the names that
+    its ASR model uses, so that `--init_param model.pth:encoder:encoder` is exact.
+
+    Args:
+        frontend, specaug, normalize, encoder: as in `ESPnetASRModel`.
+        teachers: object with `.targets` (list of `TargetSpec`) and
+            `__call__(speech, lengths, utt_ids)`; must not be an `nn.Module`, so that
+            it stays out of `state_dict()`, `parameters()` and DDP.
+        loss: distance between prediction and standardised target.
+        align: method of `FrameAligner`.
+        extract_feats_in_collect_stats: ESPnet's option of that name.
+    """
+
+    def __init__(
+        self,
+        frontend: AbsFrontend,
+        specaug: AbsSpecAug | None,
+        normalize: AbsNormalize | None,
+        encoder: AbsEncoder,
+        teachers,
+        loss: EmbeddingLoss,
+        align: str = "concat",
+        extract_feats_in_collect_stats: bool = True,
+    ):
+        super().__init__()
+        assert not isinstance(teachers, nn.Module), "a teacher would enter checkpoints"
+        self.frontend = frontend
+        self.specaug = specaug
+        self.normalize = normalize
+        self.encoder = encoder
+        self.teachers = teachers
+        self.loss = loss
+        self.extract_feats_in_collect_stats = extract_feats_in_collect_stats
+        self.frame_shift = measure_frame_shift(frontend, encoder)
+        self.aligners = {
+            spec.name: FrameAligner(spec.frame_shift, self.frame_shift, align)
+            for spec in teachers.targets
+        }
+        self.standardizers = nn.ModuleDict(
+            {spec.name: Standardizer(spec.dim) for spec in teachers.targets}
+        )
+        self.heads = nn.ModuleDict(
+            {
+                spec.name: PredictionHead(
+                    encoder.output_size(),
+                    spec.dim,
+                    self.aligners[spec.name].num_per_frame,
+                )
+                for spec in teachers.targets
+            }
+        )
+
+    def forward(self, speech, speech_lengths, **kwargs):
+        """Loss of one batch.
+
+        Args:
+            speech: (B, N) waveforms at 16 kHz.
+            speech_lengths: (B,) samples.
+            kwargs: `utt_id`, list of B strings, is used; the rest is ignored.
+
+        Returns:
+            Scalar loss, statistics, and the batch size as weight, as ESPnet's trainer
+            expects them.
+
+        Raises:
+            DataError: teacher and student frames do not belong together.
+        """
+        utt_ids = kwargs.get("utt_id")
+        speech = speech[:, : speech_lengths.max()]
+        targets = self.teachers(speech, speech_lengths, utt_ids)
+        h_BTD, h_lengths = self.encode(speech, speech_lengths)
+
+        loss, stats = 0.0, {}
+        total_weight = sum(spec.weight for spec in self.teachers.targets)
+        for spec in self.teachers.targets:
+            aligner = self.aligners[spec.name]
+            target_BTE, lengths = targets[spec.name]
+            aligner.check(lengths, h_lengths, spec.name, utt_ids)
+            target_BTE = self.standardizers[spec.name](target_BTE)
+            target_BTRE, lengths = aligner(target_BTE, lengths, h_BTD.size(1))
+            lengths = torch.minimum(lengths, h_lengths)
+            predicted_BTRE = self.heads[spec.name](h_BTD)
+            part, parts = self.loss(predicted_BTRE, target_BTRE, lengths)
+            loss = loss + spec.weight / total_weight * part
+            stats[f"loss_{spec.name}"] = part.detach()
+            stats[f"cosine_{spec.name}"] = parts["cosine"]
+        stats["loss"] = loss.detach()
+        return force_gatherable((loss, stats, speech.size(0)), loss.device)
+
+    def encode(self, speech, speech_lengths):
+        """Waveforms (B, N), (B,) -> encoder output (B, T, D), (B,).
+
+        SpecAugment masks only what the student hears, and only in training mode.
+        """
+        with torch.autocast(speech.device.type, enabled=False):
+            feats, lengths = self._extract_feats(speech, speech_lengths)
+            if self.specaug is not None and self.training:
+                feats, lengths = self.specaug(feats, lengths)
+            if self.normalize is not None:
+                feats, lengths = self.normalize(feats, lengths)
+        h_BTD, lengths, _ = self.encoder(feats, lengths)
+        return h_BTD, lengths
+
+    def collect_feats(self, speech, speech_lengths, **kwargs):
+        """Features for ESPnet's statistics (global MVN) stage."""
+        feats, lengths = self._extract_feats(speech, speech_lengths)
+        return {"feats": feats, "feats_lengths": lengths}
+
+    def _extract_feats(self, speech, speech_lengths):
+        return self.frontend(speech[:, : speech_lengths.max()], speech_lengths)
+
+    @property
+    def is_standardized(self) -> bool:
+        """Whether the statistics of all targets are set."""
+        return all(s.is_fitted for s in self.standardizers.values())
+
+    @torch.no_grad()
+    def observe_targets(self, speech, speech_lengths, utt_ids=None) -> None:
+        """Add a batch to the sample from which the targets' statistics are taken."""
+        for name, (target, lengths) in self.teachers(
+            speech, speech_lengths, utt_ids
+        ).items():
+            self.standardizers[name].observe(target, lengths)
+
+
+@torch.no_grad()
+def measure_frame_shift(frontend, encoder) -> int:
+    """Samples between two encoder frames, found by running 1 s and 3 s of noise."""
+    was_training = frontend.training, encoder.training
+    frontend.eval(), encoder.eval()
+    frames = []
+    for num_samples in (16000, 48000):
+        speech = torch.linspace(-1, 1, num_samples)[None].sin()
+        feats, lengths = frontend(speech, torch.tensor([num_samples]))
+        _, lengths, _ = encoder(feats, lengths)
+        frames.append(int(lengths[0]))
+    frontend.train(was_training[0]), encoder.train(was_training[1])
+    return round(32000 / (frames[1] - frames[0]))

@@ -1,0 +1,172 @@
+"""RESULTS.md and training curves of a recipe, computed from what the stages wrote."""
+
+import dataclasses
+import platform
+import re
+from pathlib import Path
+
+from espnet_mtkd.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """Raw counts of one sclite result.
+
+    Attributes:
+        num_ref: reference tokens.
+        num_err: substitutions + deletions + insertions.
+    """
+
+    num_ref: int
+    num_err: int
+
+    @property
+    def rate(self) -> float:
+        """Error rate in percent."""
+        return 100.0 * self.num_err / self.num_ref
+
+
+def read_sclite(path: Path) -> Score:
+    """Error counts from sclite's `result.txt` (its table of raw counts, row `Sum`).
+
+    Raises:
+        DataError: no such file, or no such row in it.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file: has this row been scored (stage 13)?")
+    text = path.read_text(encoding="utf-8", errors="replace")
+    # | Sum    |   83    429 |  150   200   79   10   289   80 |
+    match = re.search(r"^\s*\|\s*Sum\s*\|([\d\s]+)\|([\d\s]+)\|", text, re.M)
+    if match is None:
+        raise DataError(f"{path}: expected sclite's table with a row 'Sum', found none")
+    num_ref = int(match[1].split()[1])
+    num_err = int(match[2].split()[4])
+    return Score(num_ref, num_err)
+
+
+def find_score_dirs(asr_exp: Path) -> dict[str, Path]:
+    """Test set -> its directory with `score_wer` and `score_cer`.
+
+    Raises:
+        DataError: the experiment holds no score.
+    """
+    found = {p.parent.name: p.parent for p in sorted(asr_exp.glob("*/*/score_wer"))}
+    if not found:
+        raise DataError(f"{asr_exp}: no scores in it: run stages 12 and 13 first")
+    return found
+
+
+def reduction(baseline: Score, score: Score) -> float:
+    """Relative error rate reduction in percent (WERR, when the errors are words)."""
+    return 100.0 * (1.0 - score.rate / baseline.rate)
+
+
+def results_table(rows: list[tuple[str, Path]]) -> str:
+    """Markdown table of WER, CER and WERR, in the order of `rows`.
+
+    Args:
+        rows: (name, directory of stage 2); a name is "<encoder>: <what>", and WERR is
+            against the first row with the same encoder.
+
+    Returns:
+        One line per row and test set.
+    """
+    lines = [
+        "| student | row | set | words | WER / % | WERR / % | CER / % | CERR / % |",
+        "|---|---|---|---:|---:|---:|---:|---:|",
+    ]
+    baselines = {}
+    for name, asr_exp in rows:
+        student, _, what = name.rpartition(": ")
+        for dset, folder in find_score_dirs(asr_exp).items():
+            wer = read_sclite(folder / "score_wer" / "result.txt")
+            cer = read_sclite(folder / "score_cer" / "result.txt")
+            first = baselines.setdefault((student, dset), (what, wer, cer))
+            is_first = first[0] == what
+            lines.append(
+                f"| {student} | {what} | {dset} | {wer.num_ref} | {wer.rate:.1f} | "
+                + ("" if is_first else f"{reduction(first[1], wer):.1f}")
+                + f" | {cer.rate:.1f} | "
+                + ("" if is_first else f"{reduction(first[2], cer):.1f}")
+                + " |"
+            )
+    return "\n".join(lines)
+
+
+def times_table(tsv: Path) -> str:
+    """Markdown table of the wall time of every stage that did something."""
+    lines = ["| row | stage | what | seconds |", "|---|---:|---|---:|"]
+    total = 0
+    for line in tsv.read_text(encoding="utf-8").splitlines():
+        row, number, title, seconds = line.split("\t")
+        total += int(seconds)
+        lines.append(f"| {row} | {number} | {title.split(':')[0]} | {seconds} |")
+    lines.append(f"| all | | | {total} |")
+    return "\n".join(lines)
+
+
+def read_curve(run_dir: Path, phase: str) -> tuple[list[int], list[float]]:
+    """Epochs and losses of one training from its tensorboard files.
+
+    Args:
+        run_dir: experiment directory.
+        phase: `train` or `valid`.
+    """
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(
+        str(run_dir / "tensorboard" / phase), size_guidance={"scalars": 0}
+    )
+    events.Reload()
+    if "loss" not in events.Tags()["scalars"]:
+        return [], []
+    # A resumed training writes an epoch again: the last one counts.
+    points = {s.step: s.value for s in events.Scalars("loss")}
+    return list(points), list(points.values())
+
+
+def plot_curves(run_dirs: list[Path], png: Path) -> None:
+    """Draw training and validation loss of all trainings, stage 1 beside stage 2."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4))
+    titles = {"mtkd": "stage 1: distillation loss", "asr": "stage 2: transducer loss"}
+    for axis, (prefix, title) in zip(axes, titles.items()):
+        for color, run_dir in enumerate(
+            d for d in run_dirs if d.name.startswith(f"{prefix}_")
+        ):
+            for phase, style in (("train", ":"), ("valid", "-")):
+                epochs, losses = read_curve(run_dir, phase)
+                axis.plot(
+                    epochs,
+                    losses,
+                    style,
+                    color=f"C{color}",
+                    label=run_dir.name.removeprefix(f"{prefix}_")
+                    if phase == "valid"
+                    else None,
+                )
+        axis.set(title=title + " (dotted: train)", xlabel="epoch", ylabel="loss")
+        axis.grid(alpha=0.3)
+        if axis.lines:
+            axis.legend(fontsize=8)
+    figure.tight_layout()
+    temporary = png.with_name(png.name + ".tmp")
+    figure.savefig(temporary, dpi=110, format="png")
+    temporary.replace(png)
+    plt.close(figure)
+
+
+def machine() -> str:
+    """Processor, number of cores and system of this machine."""
+    import os
+
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        match = re.search(r"^model name\s*:\s*(.*)$", info.read_text(), re.M)
+        cpu = match[1] if match else cpu
+    return f"{os.cpu_count()} cores of {cpu}, {platform.system()}"

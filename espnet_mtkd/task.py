@@ -1,0 +1,263 @@
+"""The ESPnet2 task of stage 1: arguments, choices, data and `build_model`."""
+
+import argparse
+import logging
+from pathlib import Path
+
+import torch
+import yaml
+from espnet2.asr.encoder.abs_encoder import AbsEncoder
+from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
+from espnet2.asr.encoder.contextual_block_conformer_encoder import (
+    ContextualBlockConformerEncoder,
+)
+from espnet2.asr.frontend.abs_frontend import AbsFrontend
+from espnet2.asr.frontend.default import DefaultFrontend
+from espnet2.asr.specaug.abs_specaug import AbsSpecAug
+from espnet2.asr.specaug.specaug import SpecAug
+from espnet2.layers.abs_normalize import AbsNormalize
+from espnet2.layers.global_mvn import GlobalMVN
+from espnet2.layers.utterance_mvn import UtteranceMVN
+from espnet2.tasks.abs_task import AbsTask
+from espnet2.torch_utils.initialize import initialize
+from espnet2.train.class_choices import ClassChoices
+from espnet2.train.collate_fn import CommonCollateFn
+from espnet2.utils.nested_dict_action import NestedDictAction
+from espnet2.utils.types import str_or_none
+
+from espnet_mtkd.errors import ConfigError
+from espnet_mtkd.losses import EmbeddingLoss
+from espnet_mtkd.model import ESPnetMTKDModel
+from espnet_mtkd.teachers.base import parse_teachers
+from espnet_mtkd.teachers.memory import TargetMemory
+from espnet_mtkd.teachers.s3prl import TeacherPool
+from espnet_mtkd.trainer import MTKDTrainer
+
+frontend_choices = ClassChoices(
+    "frontend",
+    classes=dict(default=DefaultFrontend),
+    type_check=AbsFrontend,
+    default="default",
+)
+specaug_choices = ClassChoices(
+    "specaug",
+    classes=dict(specaug=SpecAug),
+    type_check=AbsSpecAug,
+    default=None,
+    optional=True,
+)
+normalize_choices = ClassChoices(
+    "normalize",
+    classes=dict(global_mvn=GlobalMVN, utterance_mvn=UtteranceMVN),
+    type_check=AbsNormalize,
+    default="utterance_mvn",
+    optional=True,
+)
+encoder_choices = ClassChoices(
+    "encoder",
+    classes=dict(
+        conformer=ConformerEncoder,
+        contextual_block_conformer=ContextualBlockConformerEncoder,
+    ),
+    type_check=AbsEncoder,
+    default="conformer",
+)
+
+
+class MTKDTask(AbsTask):
+    """Multi-teacher knowledge distillation into an ESPnet encoder, from audio alone."""
+
+    num_optimizers = 1
+    class_choices_list = [
+        frontend_choices,
+        specaug_choices,
+        normalize_choices,
+        encoder_choices,
+    ]
+    trainer = MTKDTrainer
+
+    @classmethod
+    def add_task_arguments(cls, parser: argparse.ArgumentParser):
+        group = parser.add_argument_group("Task related")
+        required = parser.get_default("required")
+        required += ["teachers"]
+        group.add_argument(
+            "--teachers",
+            default=None,
+            help="The teachers: a list in the config, or a YAML file's path. Keys: "
+            "name, upstream, path_or_url, layers, normalize, extra_conf, weight",
+        )
+        group.add_argument(
+            "--student_config",
+            type=str_or_none,
+            default=None,
+            help="An ESPnet ASR config (stage 2's); frontend and encoder are read from "
+            "it, whatever else this task's config says about them",
+        )
+        group.add_argument(
+            "--teacher_memory_mb",
+            type=int,
+            default=4096,
+            help="Teacher targets kept in main memory after the first epoch, in MB "
+            "per process; 0 computes them in every epoch",
+        )
+        group.add_argument(
+            "--align",
+            type=str,
+            default="concat",
+            choices=["concat", "mean", "linear"],
+            help="How teacher frames are brought to the student's frame rate",
+        )
+        group.add_argument(
+            "--loss_conf",
+            action=NestedDictAction,
+            default=dict(),
+            help="Weights of the loss's parts: l1, mse, cosine",
+        )
+        group.add_argument(
+            "--init",
+            type=lambda x: str_or_none(x.lower()),
+            default=None,
+            choices=[
+                "xavier_uniform",
+                "xavier_normal",
+                "kaiming_uniform",
+                "kaiming_normal",
+                None,
+            ],
+            help="The initialization method of the student",
+        )
+        for class_choices in cls.class_choices_list:
+            class_choices.add_arguments(group)
+
+    @classmethod
+    def build_collate_fn(cls, args: argparse.Namespace, train: bool):
+        return CommonCollateFn(float_pad_value=0.0, int_pad_value=-1)
+
+    @classmethod
+    def build_preprocess_fn(cls, args: argparse.Namespace, train: bool):
+        return None
+
+    @classmethod
+    def required_data_names(cls, train: bool = True, inference: bool = False):
+        return ("speech",)
+
+    @classmethod
+    def optional_data_names(cls, train: bool = True, inference: bool = False):
+        return ()
+
+    @classmethod
+    def build_model(cls, args: argparse.Namespace) -> ESPnetMTKDModel:
+        """Build student and teachers.
+
+        Args:
+            args: ESPnet's arguments; `args.teachers` becomes a plain list, so that the
+                saved config.yaml stands on its own.
+
+        Returns:
+            The model of stage 1.
+
+        Raises:
+            ConfigError: see `check_config`, `parse_teachers`, `check_upstream`.
+        """
+        if args.student_config is not None:
+            read_student_config(args)
+        check_config(args)
+        configs = parse_teachers(args.teachers)
+        args.teachers = [
+            {**vars(c), "layers": None if c.layers is None else list(c.layers)}
+            for c in configs
+        ]
+        teachers = TargetMemory(TeacherPool(configs), args.teacher_memory_mb * 10**6)
+        frontend, specaug, normalize, encoder = build_student(args)
+        model = ESPnetMTKDModel(
+            frontend=frontend,
+            specaug=specaug,
+            normalize=normalize,
+            encoder=encoder,
+            teachers=teachers,
+            loss=_build("loss_conf", EmbeddingLoss, args.loss_conf),
+            align=args.align,
+        )
+        logging.info("student: one frame each %g ms", model.frame_shift / 16)
+        if args.init is not None:
+            initialize(model, args.init)
+        return model
+
+
+def read_student_config(args: argparse.Namespace) -> None:
+    """Take frontend and encoder from the stage-2 config, so they are typed once.
+
+    Args:
+        args: ESPnet's arguments; `frontend`, `frontend_conf`, `encoder` and
+            `encoder_conf` are replaced by what `args.student_config` says.
+
+    Raises:
+        ConfigError: the file is missing or names an encoder that this task has not.
+    """
+    path = Path(args.student_config)
+    if not path.is_file():
+        raise ConfigError(f"--student_config: no such file: {path}")
+    config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    for choices in (frontend_choices, encoder_choices):
+        name = config.get(choices.name, choices.default)
+        if name not in choices.classes:
+            raise ConfigError(
+                f"{path}: {choices.name}: expected one of {sorted(choices.classes)}, "
+                f"found '{name}'"
+            )
+        setattr(args, choices.name, name)
+        setattr(args, f"{choices.name}_conf", config.get(f"{choices.name}_conf", {}))
+
+
+def check_config(args: argparse.Namespace) -> None:
+    """Refuse settings that would train to the end and be silently wrong.
+
+    Args:
+        args: ESPnet's arguments.
+
+    Raises:
+        ConfigError: time warping is on, or the sampling rate is not 16 kHz.
+    """
+    if args.specaug is not None and args.specaug_conf.get("apply_time_warp", True):
+        raise ConfigError(
+            "specaug_conf.apply_time_warp: expected false, found true (ESPnet's "
+            "default): warping moves the student's frames away from the teachers'"
+        )
+    fs = str(args.frontend_conf.get("fs", 16000)).lower()
+    if fs not in ("16000", "16k"):
+        raise ConfigError(f"frontend_conf.fs: the teachers expect 16000, found {fs}")
+
+
+def build_student(args: argparse.Namespace):
+    """Frontend, SpecAugment, normalisation and encoder from ESPnet's arguments.
+
+    Args:
+        args: with `frontend`, `frontend_conf`, `specaug`, ... as ESPnet names them.
+
+    Returns:
+        (frontend, specaug or None, normalize or None, encoder).
+
+    Raises:
+        ConfigError: a key that the class does not have.
+    """
+
+    def build(choices, **extra):
+        name = getattr(args, choices.name)
+        if name is None:
+            return None
+        conf = getattr(args, f"{choices.name}_conf")
+        return _build(f"{choices.name}_conf", choices.get_class(name), conf, **extra)
+
+    frontend = build(frontend_choices)
+    specaug = build(specaug_choices)
+    normalize = build(normalize_choices)
+    encoder = build(encoder_choices, input_size=frontend.output_size())
+    return frontend, specaug, normalize, encoder
+
+
+def _build(where: str, factory, conf: dict, **extra) -> torch.nn.Module:
+    try:
+        return factory(**extra, **conf)
+    except TypeError as e:
+        raise ConfigError(f"{where}: {e}") from e

@@ -1,0 +1,1 @@
+"""Teachers: frozen upstreams that give one or more embedding sequences each."""

@@ -1,0 +1,159 @@
+"""What a teacher is configured by, and what it promises to give."""
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from espnet_mtkd.errors import ConfigError
+
+SAMPLE_RATE = 16000  # Hz, of every upstream in s3prl
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherConfig:
+    """One entry of the `teachers:` list.
+
+    Attributes:
+        name: how logs, heads and checkpoints call it ([A-Za-z0-9_]).
+        upstream: name in s3prl's list of upstreams, or one of our `whisper*` names.
+        path_or_url: checkpoint, needed by upstreams named `*_local`, `*_url`,
+            `*_custom`.
+        layers: indexes into the upstream's hidden states (0 is the input of the first
+            block, -1 the last); None takes about three quarters of the depth.
+        normalize: layer-normalise hidden states (s3prl's option of that name).
+        extra_conf: further keyword arguments for the upstream.
+        weight: share of this teacher in the loss; its layers divide it equally.
+    """
+
+    name: str
+    upstream: str
+    path_or_url: str | None = None
+    layers: Sequence[int] | None = None
+    normalize: bool = False
+    extra_conf: dict[str, Any] = dataclasses.field(default_factory=dict)
+    weight: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetSpec:
+    """One embedding sequence that the student has to predict.
+
+    Attributes:
+        name: `<teacher>_l<layer>`, the key of heads, statistics and target dicts.
+        teacher: the teacher's name.
+        layer: index into the upstream's hidden states.
+        dim: embedding dimension E.
+        frame_shift: samples (16 kHz) between two frames.
+        weight: factor of its loss, before division by the sum over all targets.
+    """
+
+    name: str
+    teacher: str
+    layer: int
+    dim: int
+    frame_shift: int
+    weight: float
+
+
+def parse_teachers(value) -> list[TeacherConfig]:
+    """Read the `teachers` list from a config, a YAML file's path or a YAML string.
+
+    Args:
+        value: list of dicts, the path of a YAML file (either the list itself or a
+            mapping with the key `teachers`), or such a list as a YAML string.
+
+    Returns:
+        Validated configs, in order.
+
+    Raises:
+        ConfigError: with every problem found, not only the first.
+    """
+    where = "teachers"
+    if isinstance(value, str):
+        if value.endswith((".yaml", ".yml")):
+            where = value
+            if not Path(value).is_file():
+                raise ConfigError(f"teachers file not found: {value}")
+            value = Path(value).read_text(encoding="utf-8")
+        try:
+            value = yaml.safe_load(value)
+        except yaml.YAMLError as e:
+            raise ConfigError(f"{where}: not valid YAML: {e}") from e
+        if isinstance(value, dict) and set(value) == {"teachers"}:
+            value = value["teachers"]
+    if not isinstance(value, (list, tuple)) or len(value) == 0:
+        raise ConfigError(
+            f"{where}: expected a list of at least one teacher, e.g. "
+            f"[{{name: hubert, upstream: hubert_base}}], found: {value!r}"
+        )
+    problems, configs = [], []
+    for i, entry in enumerate(value):
+        if isinstance(entry, TeacherConfig):
+            configs.append(entry)
+            continue
+        found, config = _parse_one(entry, f"{where}[{i}]")
+        problems += found
+        if config is not None:
+            configs.append(config)
+    names = [c.name for c in configs]
+    for name in sorted({n for n in names if names.count(n) > 1}):
+        problems.append(f"{where}: the name '{name}' is used by more than one teacher")
+    if problems:
+        raise ConfigError("\n  ".join([f"{len(problems)} problem(s):", *problems]))
+    return configs
+
+
+def _parse_one(entry, where: str) -> tuple[list[str], TeacherConfig | None]:
+    if not isinstance(entry, dict):
+        return [f"{where}: expected a mapping, found {type(entry).__name__}"], None
+    fields = {f.name for f in dataclasses.fields(TeacherConfig)}
+    problems = []
+    for key in sorted(set(entry) - fields, key=str):
+        hint = difflib.get_close_matches(str(key), fields, n=1)
+        hint = f", did you mean '{hint[0]}'?" if hint else ""
+        problems.append(
+            f"{where}: unknown key '{key}'{hint} (known: {', '.join(sorted(fields))})"
+        )
+    entry = {k: v for k, v in entry.items() if k in fields and v is not None}
+
+    def expect(key, types, text):
+        if key in entry and (
+            not isinstance(entry[key], types) or isinstance(entry[key], bool)
+        ):
+            problems.append(f"{where}: {key}: expected {text}, found {entry[key]!r}")
+
+    for key in ("name", "upstream"):
+        if key not in entry:
+            problems.append(f"{where}: the key '{key}' is missing")
+        expect(key, str, "a string")
+    expect("path_or_url", str, "a path or URL")
+    expect("extra_conf", dict, "a mapping")
+    expect("weight", (int, float), "a number")
+    if not isinstance(entry.get("normalize", False), bool):
+        problems.append(f"{where}: normalize: expected true or false")
+    if not problems and not re.fullmatch(r"[A-Za-z0-9_]+", entry["name"]):
+        problems.append(
+            f"{where}: name: expected letters, digits and '_', found {entry['name']!r}"
+        )
+    if not problems and not entry.get("weight", 1.0) > 0:
+        problems.append(f"{where}: weight: expected above 0, found {entry['weight']}")
+    layers = entry.get("layers")
+    if isinstance(layers, int) and not isinstance(layers, bool):
+        layers = [layers]
+    if layers is not None and not (
+        isinstance(layers, (list, tuple))
+        and layers
+        and all(isinstance(x, int) and not isinstance(x, bool) for x in layers)
+    ):
+        problems.append(
+            f"{where}: layers: expected an integer or a list of them, found {layers!r}"
+        )
+    if problems:
+        return problems, None
+    layers = None if layers is None else tuple(layers)
+    return [], TeacherConfig(**{**entry, "layers": layers})

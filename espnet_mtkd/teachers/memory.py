@@ -1,0 +1,85 @@
+"""Teacher targets kept in main memory after the first epoch."""
+
+import logging
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+
+class TargetMemory:
+    """Wraps a teacher; an utterance that was seen before is not computed again.
+
+    Targets are kept in fp16, by utterance id, until `max_bytes` are used; utterances
+    that no longer fit are computed each time. Right only where an utterance id always
+    comes with the same audio, which is so here: stage 1 masks the student's features,
+    never the waveform.
+
+    Args:
+        teacher: anything with `.targets` and `__call__(speech, lengths, utt_ids)`.
+        max_bytes: upper bound of the memory used, in bytes; 0 keeps nothing.
+    """
+
+    def __init__(self, teacher, max_bytes: int):
+        self.teacher = teacher
+        self.max_bytes = max_bytes
+        self.num_bytes = 0
+        self._store = {}
+        self._full = False
+
+    @property
+    def targets(self):
+        """The wrapped teacher's targets."""
+        return self.teacher.targets
+
+    def __call__(self, speech_BN, speech_lengths_B, utt_ids=None):
+        """Same as the teacher's, to fp16 precision.
+
+        Args:
+            speech_BN: (B, N) waveforms at 16 kHz.
+            speech_lengths_B: (B,) samples.
+            utt_ids: B strings; None always asks the teacher.
+
+        Returns:
+            {target name: ((B, T, E), (B,) valid frames)}.
+        """
+        if utt_ids is None or self.max_bytes == 0:
+            return self.teacher(speech_BN, speech_lengths_B, utt_ids)
+        keys = [
+            (utt, int(n)) for utt, n in zip(utt_ids, speech_lengths_B, strict=True)
+        ]
+        rows = [self._store.get(key) for key in keys]
+        new = [i for i, row in enumerate(rows) if row is None]
+        if new:
+            speech = speech_BN[new, : max(keys[i][1] for i in new)]
+            out = self.teacher(
+                speech, speech_lengths_B[new], [utt_ids[i] for i in new]
+            )
+            for j, i in enumerate(new):
+                # A clone: a view would keep the whole padded batch alive.
+                rows[i] = {
+                    name: target[j, : int(lengths[j])].half().cpu().clone()
+                    for name, (target, lengths) in out.items()
+                }
+                self._keep(keys[i], rows[i])
+        batch = {}
+        for spec in self.targets:
+            parts = [row[spec.name] for row in rows]
+            lengths = torch.tensor([len(p) for p in parts], device=speech_BN.device)
+            padded = pad_sequence(parts, batch_first=True).to(speech_BN.device)
+            batch[spec.name] = (padded.float(), lengths)
+        return batch
+
+    def _keep(self, key, row):
+        size = sum(t.nbytes for t in row.values())
+        if self.num_bytes + size > self.max_bytes:
+            if not self._full:
+                logging.warning(
+                    "teacher targets: the memory of %.0f MB is full after %d "
+                    "utterances; the others are computed in every epoch",
+                    self.max_bytes / 1e6,
+                    len(self._store),
+                )
+                self._full = True
+            return
+        self._store[key] = row
+        self.num_bytes += size

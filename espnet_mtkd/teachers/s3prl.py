@@ -1,0 +1,229 @@
+"""A frozen s3prl upstream as a teacher."""
+
+import difflib
+import hashlib
+import logging
+from pathlib import Path
+
+import torch
+
+from espnet_mtkd.compat import import_s3prl_hub, preserved_rng
+from espnet_mtkd.errors import ConfigError, DataError, MTKDError
+from espnet_mtkd.teachers.base import TargetSpec, TeacherConfig
+
+RECEPTIVE_FIELD = 400  # samples: 25 ms, of wav2vec 2.0's convolutions and of fbank
+
+
+def check_upstream(config: TeacherConfig, hub) -> None:
+    """Refuse, before anything is loaded, what cannot work.
+
+    Args:
+        config: one teacher.
+        hub: the module that `compat.import_s3prl_hub` returns.
+
+    Raises:
+        ConfigError: unknown upstream (with the closest names), a checkpoint that is
+            needed but not given, or a local one that does not exist.
+    """
+    names = hub.options()
+    if config.upstream not in names:
+        close = difflib.get_close_matches(config.upstream, names, n=5, cutoff=0.4)
+        raise ConfigError(
+            f"teacher '{config.name}': unknown upstream '{config.upstream}'. "
+            + (f"Closest names: {', '.join(close)}. " if close else "")
+            + "All names: python -m espnet_mtkd.bin.mtkd_doctor --list_upstreams"
+        )
+    kind = config.upstream.rsplit("_", 1)[-1]
+    path = config.path_or_url
+    if kind in ("local", "url", "custom", "gdriveid") and not path:
+        raise ConfigError(
+            f"teacher '{config.name}': upstream '{config.upstream}' needs a checkpoint:"
+            " give `path_or_url: <path>` beside it"
+        )
+    if path and kind == "local" and not Path(path).exists():
+        raise ConfigError(
+            f"teacher '{config.name}': path_or_url: no such file or directory: {path} "
+            f"(looked from {Path.cwd()})"
+        )
+
+
+class S3PRLTeacher:
+    """One frozen upstream.
+
+    Not an `nn.Module`, and holds its network where `nn.Module` does not look: so no
+    teacher parameter reaches a checkpoint, an optimizer or DDP.
+
+    Args:
+        config: which upstream, which layers.
+
+    Attributes:
+        targets: list of `TargetSpec`, one per chosen layer.
+        num_layers: hidden states that the upstream gives (index 0 included).
+        num_parameters: of the whole upstream.
+
+    Raises:
+        ConfigError: see `check_upstream`; or a layer that the upstream has not, or a
+            checkpoint that cannot be loaded.
+    """
+
+    def __init__(self, config: TeacherConfig):
+        hub = import_s3prl_hub()
+        check_upstream(config, hub)
+        from s3prl.nn import S3PRLUpstream
+
+        with preserved_rng():
+            try:
+                network = S3PRLUpstream(
+                    config.upstream,
+                    path_or_url=config.path_or_url,
+                    normalize=config.normalize,
+                    extra_conf=dict(config.extra_conf),
+                )
+            except MTKDError:
+                raise
+            except Exception as e:
+                raise ConfigError(
+                    f"teacher '{config.name}': s3prl could not load upstream "
+                    f"'{config.upstream}'"
+                    + (f" from {config.path_or_url}" if config.path_or_url else "")
+                    + f": {type(e).__name__}: {e}"
+                ) from e
+        self.config = config
+        self._network = network.eval().requires_grad_(False)
+        self._device = torch.device("cpu")
+        self.num_layers = network.num_layers
+        self.num_parameters = sum(p.numel() for p in network.parameters())
+        self.targets = [
+            TargetSpec(
+                name=f"{config.name}_l{layer}",
+                teacher=config.name,
+                layer=layer,
+                dim=network.hidden_sizes[layer],
+                frame_shift=network.downsample_rates[layer],
+                weight=config.weight / len(self._layers()),
+            )
+            for layer in self._layers()
+        ]
+
+    def _layers(self) -> list[int]:
+        if self.config.layers is None:
+            return [round(0.75 * (self.num_layers - 1))]
+        layers = []
+        for layer in self.config.layers:
+            if not -self.num_layers <= layer < self.num_layers:
+                raise ConfigError(
+                    f"teacher '{self.config.name}': layer {layer} asked for, but "
+                    f"'{self.config.upstream}' has the hidden states 0 to "
+                    f"{self.num_layers - 1}"
+                )
+            layers.append(layer % self.num_layers)
+        if len(set(layers)) != len(layers):
+            raise ConfigError(
+                f"teacher '{self.config.name}': the layers {self.config.layers} name "
+                f"one hidden state twice ({self.num_layers} in all)"
+            )
+        return layers
+
+    def num_valid_frames(self, num_samples, frame_shift: int):
+        """Frames that saw only real audio.
+
+        s3prl repeats the last frame up to ceil(samples / shift), and the frames of a
+        short utterance in a batch also cover its padding; both are to be masked.
+
+        Args:
+            num_samples: (B,) tensor of samples at 16 kHz.
+            frame_shift: samples between frames.
+
+        Returns:
+            (B,) tensor of frames.
+        """
+        rule = getattr(self._network.upstream, "num_valid_frames", None)
+        if rule is not None:
+            return rule(num_samples)
+        frames = (num_samples - RECEPTIVE_FIELD) // frame_shift + 1
+        return frames.clamp(min=0)
+
+    @torch.no_grad()
+    def __call__(self, speech_BN, speech_lengths_B, utt_ids=None):
+        """Embeddings of a batch.
+
+        Args:
+            speech_BN: (B, N) waveforms at 16 kHz, padded.
+            speech_lengths_B: (B,) samples.
+            utt_ids: unused; see `TargetMemory`.
+
+        Returns:
+            {target name: ((B, T, E) fp32, (B,) valid frames)}.
+
+        Raises:
+            DataError: the upstream refuses the audio.
+        """
+        if speech_BN.device != self._device:
+            self._network.to(speech_BN.device)
+            self._device = speech_BN.device
+        self._network.eval()
+        try:
+            with torch.autocast(speech_BN.device.type, enabled=False):
+                hidden, _ = self._network(speech_BN.float(), speech_lengths_B)
+        except AssertionError as e:
+            raise DataError(
+                f"teacher '{self.config.name}' gives another number of frames than its "
+                f"frame shift promises for {int(speech_lengths_B.max())} samples "
+                f"(found, expected: {e})"
+            ) from e
+        return {
+            spec.name: (
+                hidden[spec.layer].float(),
+                self.num_valid_frames(speech_lengths_B, spec.frame_shift).clamp(
+                    max=hidden[spec.layer].size(1)
+                ),
+            )
+            for spec in self.targets
+        }
+
+    def digest(self) -> str:
+        """sha256 over the weights: the same before and after training."""
+        sha = hashlib.sha256()
+        for key, value in sorted(self._network.state_dict().items()):
+            sha.update(key.encode())
+            raw = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+            sha.update(raw.numpy().tobytes())
+        return sha.hexdigest()
+
+
+class TeacherPool:
+    """All teachers of a run, called as one.
+
+    Args:
+        configs: the parsed `teachers` list.
+    """
+
+    def __init__(self, configs):
+        self.teachers = []
+        for config in configs:
+            teacher = S3PRLTeacher(config)
+            self.teachers.append(teacher)
+            logging.info(
+                "teacher %s: upstream %s, %.1f M parameters, %d hidden states, taken: "
+                "%s",
+                config.name,
+                config.upstream,
+                teacher.num_parameters / 1e6,
+                teacher.num_layers,
+                ", ".join(
+                    f"{t.name} ({t.dim}-d, {t.frame_shift / 16:g} ms)"
+                    for t in teacher.targets
+                ),
+            )
+
+    @property
+    def targets(self) -> list[TargetSpec]:
+        """Every target of every teacher, in order."""
+        return [spec for teacher in self.teachers for spec in teacher.targets]
+
+    def __call__(self, speech_BN, speech_lengths_B, utt_ids=None):
+        """See `S3PRLTeacher.__call__`; the dicts of all teachers in one."""
+        out = {}
+        for teacher in self.teachers:
+            out.update(teacher(speech_BN, speech_lengths_B, utt_ids))
+        return out

@@ -1,0 +1,91 @@
+"""ESPnet's trainer, with what distillation needs before the first epoch."""
+
+import logging
+import math
+
+import torch
+from espnet2.torch_utils.device_funcs import to_device
+from espnet2.train.trainer import Trainer
+
+from espnet_mtkd.errors import NonFiniteError
+
+STANDARDIZE_UTTERANCES = 512  # sample from which the targets' statistics are taken
+
+
+class MTKDTrainer(Trainer):
+    """Fits the target statistics, then trains as ESPnet does."""
+
+    @classmethod
+    def run(cls, model, train_iter_factory, trainer_options, **kwargs):
+        """Same arguments as `Trainer.run`.
+
+        Raises:
+            NonFiniteError: an epoch brought no usable update.
+        """
+        resumes = trainer_options.resume and _checkpoint(trainer_options).exists()
+        if not resumes and not model.is_standardized:
+            fit_standardizers(
+                model,
+                train_iter_factory.build_iter(1, shuffle=True),
+                "cuda" if trainer_options.ngpu > 0 else "cpu",
+            )
+        super().run(
+            model=model,
+            train_iter_factory=train_iter_factory,
+            trainer_options=trainer_options,
+            **kwargs,
+        )
+
+    @classmethod
+    def train_one_epoch(cls, model, **kwargs):
+        """One epoch of `Trainer`, which skips steps with non-finite gradients.
+
+        Raises:
+            NonFiniteError: all of them were skipped; ESPnet would end with exit code 0.
+        """
+        if super().train_one_epoch(model=model, **kwargs):
+            raise NonFiniteError(
+                "no step of this epoch had finite gradients: expected a finite loss. "
+                "Lower optim_conf.lr, or check the teachers' embeddings: "
+                "python -m espnet_mtkd.bin.mtkd_doctor"
+            )
+        return False
+
+
+def _checkpoint(options):
+    from pathlib import Path
+
+    return Path(options.output_dir) / "checkpoint.pth"
+
+
+@torch.no_grad()
+def fit_standardizers(model, iterator, device: str) -> None:
+    """Set mean and standard deviation of each target from the first utterances.
+
+    Args:
+        model: `ESPnetMTKDModel`.
+        iterator: gives (utterance ids, batch) as ESPnet's data loaders do.
+        device: where the teachers are to run.
+    """
+    num_utts = 0
+    for utt_ids, batch in iterator:
+        batch = to_device(batch, device)
+        model.observe_targets(batch["speech"], batch["speech_lengths"], utt_ids)
+        num_utts += len(utt_ids)
+        if num_utts >= STANDARDIZE_UTTERANCES:
+            break
+    for name, standardizer in model.standardizers.items():
+        standardizer.fit()
+        scale = standardizer.std.square().mean().sqrt().item()
+        if not math.isfinite(scale):
+            raise NonFiniteError(
+                f"target '{name}' holds values that are not finite (over {num_utts} "
+                "utterances): expected finite embeddings from the teacher"
+            )
+        logging.info(
+            "target %s: standardised over %d utterances, %d frames; its scale is %.3g",
+            name,
+            num_utts,
+            int(standardizer.num_frames),
+            scale,
+        )

