@@ -321,7 +321,7 @@ done_dir=${dumpdir}/.done_${train_set}${_sp}
 _sets="${train_set} ${valid_set} ${test_sets} ${fs} ${audio_format}"
 
 run_stage 1 "${done_dir}/1" "data preparation: local/data.sh -> data" \
-    "${_sets} ${local_data_opts} $(cat local/data.sh)" asr 1
+    "${_sets} ${local_data_opts} $(cat local/*)" asr 1
 run_stage 2 "${done_dir}/2" "speed perturbation: data -> data" \
     "${speed_perturb_factors}" asr 2
 run_stage 3 "${done_dir}/3" "format wav.scp: data -> ${dumpdir}/raw/org" "" asr 3
