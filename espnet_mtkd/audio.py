@@ -44,7 +44,7 @@ def read_wav_scp(path: Path) -> dict[str, str]:
 
 
 def find_fault(audio: str) -> tuple[int, str | None]:
-    """Number of samples of a file, and what is wrong with it (None where nothing is)."""
+    """Number of samples of a file, and what is wrong with it (None: nothing)."""
     try:
         samples, rate = soundfile.read(audio, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError) as e:
@@ -93,7 +93,7 @@ def check_data_dir(data_dir: Path, shape_file: Path, nj: int = 1) -> None:
         found = [find_fault(a) for a in tqdm(audios, f"audio of {data_dir}")]
     bad = {
         utt: f"{utt} ({audio}): {fault}"
-        for (utt, audio), (_, fault) in zip(entries.items(), found)
+        for (utt, audio), (_, fault) in zip(entries.items(), found, strict=True)
         if fault is not None
     }
     if bad:
@@ -113,7 +113,7 @@ def check_data_dir(data_dir: Path, shape_file: Path, nj: int = 1) -> None:
         logging.warning("%s\nThey are left out.", text)
     lines = [
         f"{utt} {num_samples}\n"
-        for utt, (num_samples, _) in zip(entries, found)
+        for utt, (num_samples, _) in zip(entries, found, strict=True)
         if utt not in bad
     ]
     shape_file.parent.mkdir(parents=True, exist_ok=True)

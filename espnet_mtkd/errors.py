@@ -38,7 +38,7 @@ class DiskError(MTKDError):
 
 
 def report_errors(main):
-    """Decorator for `main()`: print an MTKDError as one message and exit by its code."""
+    """Decorator for `main()`: an MTKDError ends it with its message and exit code."""
 
     @functools.wraps(main)
     def wrapper(*args, **kwargs):

@@ -77,7 +77,7 @@ def student_args(mtkd_config: Path, asr_config: Path) -> argparse.Namespace:
 
 @torch.no_grad()
 def encode(args: argparse.Namespace, load, speech: torch.Tensor) -> torch.Tensor:
-    """Encoder output (1, T, D) of one utterance (N,), weights set by `load(encoder)`."""
+    """Encoder output (1, T, D) of one utterance (N,); `load(encoder)` sets weights."""
     frontend, _, normalize, encoder = build_student(args)
     load(encoder)
     for module in (frontend, encoder):

@@ -8,7 +8,7 @@ from espnet_mtkd.errors import ConfigError
 
 
 class EmbeddingLoss(nn.Module):
-    """Weighted sum of L1, mean squared error and 1 - cosine, averaged over valid frames.
+    """Weighted sum of L1, mean squared error and 1 - cosine over the valid frames.
 
     L1 and MSE average over the E dimensions of an embedding. L1 with cosine is the
     objective of DistilHuBERT (arXiv 2110.01900, eq. 1), there with log-sigmoid around

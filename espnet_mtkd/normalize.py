@@ -37,7 +37,9 @@ class Standardizer(nn.Module):
         x = target_BTE[valid].double()  # (frames, E)
         new = (len(x), x.sum(0), x.square().sum(0))
         old = self._sums
-        self._sums = new if old is None else tuple(a + b for a, b in zip(old, new))
+        if old is not None:
+            new = tuple(a + b for a, b in zip(old, new, strict=True))
+        self._sums = new
 
     @torch.no_grad()
     def fit(self) -> None:

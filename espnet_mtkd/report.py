@@ -134,7 +134,7 @@ def plot_curves(run_dirs: list[Path], png: Path) -> None:
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4))
     titles = {"mtkd": "stage 1: distillation loss", "asr": "stage 2: transducer loss"}
-    for axis, (prefix, title) in zip(axes, titles.items()):
+    for axis, (prefix, title) in zip(axes, titles.items(), strict=True):
         for color, run_dir in enumerate(
             d for d in run_dirs if d.name.startswith(f"{prefix}_")
         ):

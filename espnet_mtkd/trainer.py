@@ -2,6 +2,7 @@
 
 import logging
 import math
+from pathlib import Path
 
 import torch
 from espnet2.torch_utils.device_funcs import to_device
@@ -22,7 +23,8 @@ class MTKDTrainer(Trainer):
         Raises:
             NonFiniteError: an epoch brought no usable update.
         """
-        resumes = trainer_options.resume and _checkpoint(trainer_options).exists()
+        checkpoint = Path(trainer_options.output_dir) / "checkpoint.pth"
+        resumes = trainer_options.resume and checkpoint.exists()
         if not resumes and not model.is_standardized:
             fit_standardizers(
                 model,
@@ -50,12 +52,6 @@ class MTKDTrainer(Trainer):
                 "python -m espnet_mtkd.bin.mtkd_doctor"
             )
         return False
-
-
-def _checkpoint(options):
-    from pathlib import Path
-
-    return Path(options.output_dir) / "checkpoint.pth"
 
 
 @torch.no_grad()

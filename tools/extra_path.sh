@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sourced by ESPnet's path.sh: puts sclite on PATH.
+# Sourced by ESPnet's path.sh: puts sclite and ESPnet's spm_train on PATH.
 
 _mtkd_env=$(cd -P "$(dirname "${BASH_SOURCE[0]}")" && pwd)/env.sh
 if [ ! -f "${_mtkd_env}" ]; then
@@ -8,8 +8,10 @@ if [ ! -f "${_mtkd_env}" ]; then
 fi
 # shellcheck source=/dev/null
 . "${_mtkd_env}"
-case :${PATH}: in
-    *:"${MTKD_SCLITE_DIR}":*) ;;
-    *) export PATH=${PATH}:${MTKD_SCLITE_DIR} ;;
-esac
-unset _mtkd_env
+for _mtkd_dir in "${MTKD_SCLITE_DIR}" "${ESPNET_ROOT}/tools/sentencepiece_commands"; do
+    case :${PATH}: in
+        *:"${_mtkd_dir}":*) ;;
+        *) export PATH=${PATH}:${_mtkd_dir} ;;
+    esac
+done
+unset _mtkd_env _mtkd_dir

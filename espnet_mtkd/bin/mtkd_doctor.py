@@ -38,20 +38,23 @@ def get_parser():
     return parser
 
 
-def check_teachers(teachers: str) -> None:
+def check_teachers(teachers: str) -> list:
     """Load each teacher, try it on noise, and print one row for each of its targets.
 
     Args:
         teachers: see `parse_teachers`.
+
+    Returns:
+        The loaded teachers.
 
     Raises:
         ConfigError: a teacher cannot be loaded or gives values that are not finite.
     """
     import torch
 
+    from espnet_mtkd.compat import import_s3prl_hub
     from espnet_mtkd.teachers.base import SAMPLE_RATE, parse_teachers
     from espnet_mtkd.teachers.s3prl import S3PRLTeacher, check_upstream
-    from espnet_mtkd.compat import import_s3prl_hub
 
     configs = parse_teachers(teachers)
     hub = import_s3prl_hub()
@@ -62,8 +65,10 @@ def check_teachers(teachers: str) -> None:
     print(row.format(*head.split()))
     noise = torch.randn(1, HEALTH_SECONDS * SAMPLE_RATE) * 0.05
     length = torch.tensor([noise.size(1)])
+    loaded = []
     for config in configs:
         teacher = S3PRLTeacher(config)
+        loaded.append(teacher)
         start = time.perf_counter()
         out = teacher(noise, length)
         speed = HEALTH_SECONDS / (time.perf_counter() - start)
@@ -87,6 +92,7 @@ def check_teachers(teachers: str) -> None:
                     f"{speed:.0f}",
                 )
             )
+    return loaded
 
 
 @report_errors
@@ -103,14 +109,18 @@ def main(cmd=None):
         raise ConfigError("--data_dir needs --out_dir")
     if not args.teachers and not args.data_dir:
         raise ConfigError("nothing to do: give --teachers, --data_dir, or both")
-    if args.teachers:
-        check_teachers(args.teachers)
+    teachers = check_teachers(args.teachers) if args.teachers else []
     if args.data_dir:
         from espnet_mtkd.audio import check_data_dir
+        from espnet_mtkd.teachers.s3prl import check_length
 
         for data_dir in map(Path, args.data_dir):
             shape_file = Path(args.out_dir) / data_dir.name / "speech_shape"
             check_data_dir(data_dir, shape_file, args.nj)
+            lines = shape_file.read_text(encoding="utf-8").splitlines()
+            utts, lengths = zip(*(line.split() for line in lines), strict=True)
+            for teacher in teachers:
+                check_length(teacher, lengths, utts)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,9 @@ def get_parser():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--checkpoint", type=Path, required=True, help=".pth of stage 1")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help=".pth of stage 1"
+    )
     parser.add_argument(
         "--mtkd_config", type=Path, required=True, help="config.yaml of stage 1"
     )

@@ -44,16 +44,12 @@ class TargetMemory:
         """
         if utt_ids is None or self.max_bytes == 0:
             return self.teacher(speech_BN, speech_lengths_B, utt_ids)
-        keys = [
-            (utt, int(n)) for utt, n in zip(utt_ids, speech_lengths_B, strict=True)
-        ]
+        keys = [(utt, int(n)) for utt, n in zip(utt_ids, speech_lengths_B, strict=True)]
         rows = [self._store.get(key) for key in keys]
         new = [i for i, row in enumerate(rows) if row is None]
         if new:
             speech = speech_BN[new, : max(keys[i][1] for i in new)]
-            out = self.teacher(
-                speech, speech_lengths_B[new], [utt_ids[i] for i in new]
-            )
+            out = self.teacher(speech, speech_lengths_B[new], [utt_ids[i] for i in new])
             for j, i in enumerate(new):
                 # A clone: a view would keep the whole padded batch alive.
                 rows[i] = {

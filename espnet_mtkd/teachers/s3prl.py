@@ -9,7 +9,7 @@ import torch
 
 from espnet_mtkd.compat import import_s3prl_hub, preserved_rng
 from espnet_mtkd.errors import ConfigError, DataError, MTKDError
-from espnet_mtkd.teachers.base import TargetSpec, TeacherConfig
+from espnet_mtkd.teachers.base import SAMPLE_RATE, TargetSpec, TeacherConfig
 
 RECEPTIVE_FIELD = 400  # samples: 25 ms, of wav2vec 2.0's convolutions and of fbank
 
@@ -60,6 +60,7 @@ class S3PRLTeacher:
         targets: list of `TargetSpec`, one per chosen layer.
         num_layers: hidden states that the upstream gives (index 0 included).
         num_parameters: of the whole upstream.
+        max_samples: the longest audio that it takes, None where it has no limit.
 
     Raises:
         ConfigError: see `check_upstream`; or a layer that the upstream has not, or a
@@ -93,6 +94,7 @@ class S3PRLTeacher:
         self._device = torch.device("cpu")
         self.num_layers = network.num_layers
         self.num_parameters = sum(p.numel() for p in network.parameters())
+        self.max_samples = getattr(network.upstream, "max_samples", None)
         self.targets = [
             TargetSpec(
                 name=f"{config.name}_l{layer}",
@@ -156,8 +158,10 @@ class S3PRLTeacher:
             {target name: ((B, T, E) fp32, (B,) valid frames)}.
 
         Raises:
-            DataError: the upstream refuses the audio.
+            DataError: audio longer than the upstream takes, naming the utterance; or
+                another number of frames than its frame shift promises.
         """
+        check_length(self, speech_lengths_B, utt_ids)
         if speech_BN.device != self._device:
             self._network.to(speech_BN.device)
             self._device = speech_BN.device
@@ -189,6 +193,30 @@ class S3PRLTeacher:
             raw = value.detach().cpu().contiguous().flatten().view(torch.uint8)
             sha.update(raw.numpy().tobytes())
         return sha.hexdigest()
+
+
+def check_length(teacher, num_samples, utt_ids=None) -> None:
+    """Refuse audio that is longer than a teacher takes.
+
+    Args:
+        teacher: with `config` and `max_samples`.
+        num_samples: (B,) tensor or list of samples.
+        utt_ids: B utterance ids, for the message.
+
+    Raises:
+        DataError: naming the first such utterance.
+    """
+    if teacher.max_samples is None:
+        return
+    for i, num in enumerate(map(int, num_samples)):
+        if num > teacher.max_samples:
+            utt = utt_ids[i] if utt_ids is not None else f"number {i} of the batch"
+            raise DataError(
+                f"utterance {utt}: {num / SAMPLE_RATE:.1f} s, but the teacher "
+                f"'{teacher.config.name}' ({teacher.config.upstream}) hears at most "
+                f"{teacher.max_samples / SAMPLE_RATE:g} s: lower --max_wav_duration, "
+                "or segment the audio"
+            )
 
 
 class TeacherPool:

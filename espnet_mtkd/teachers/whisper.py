@@ -20,8 +20,8 @@ from espnet_mtkd.errors import ConfigError, DataError
 FRAME_SHIFT = 320  # samples per encoder frame (20 ms)
 HOP = 160  # samples per mel frame
 N_FFT = 400
-WINDOW_SECONDS = 30
-MAX_FRAMES = WINDOW_SECONDS * 16000 // FRAME_SHIFT
+MAX_SAMPLES = 30 * 16000  # Whisper's window
+MAX_FRAMES = MAX_SAMPLES // FRAME_SHIFT
 
 
 class _Attention(nn.Module):
@@ -65,9 +65,7 @@ class WhisperEncoder(nn.Module):
         self.conv1 = nn.Conv1d(num_mel, dim, 3, padding=1)
         self.conv2 = nn.Conv1d(dim, dim, 3, stride=2, padding=1)
         self.embed_positions = nn.Embedding(MAX_FRAMES, dim)
-        self.layers = nn.ModuleList(
-            _Block(dim, heads, ffn_dim) for _ in range(layers)
-        )
+        self.layers = nn.ModuleList(_Block(dim, heads, ffn_dim) for _ in range(layers))
         self.layer_norm = nn.LayerNorm(dim)
 
     def forward(self, mel_BMF, lengths_B):
@@ -130,7 +128,7 @@ class UpstreamExpert(nn.Module):
         ConfigError: the checkpoint is missing or is no Whisper encoder.
     """
 
-    def __init__(self, ckpt: str, pad_to_30s: bool = False, **kwargs):
+    def __init__(self, ckpt: str, pad_to_30s: bool = False):
         super().__init__()
         sizes, state = load_encoder_state(ckpt)
         self.model = WhisperEncoder(**sizes)
@@ -166,14 +164,13 @@ class UpstreamExpert(nn.Module):
             DataError: an utterance is longer than 30 s.
         """
         longest = max(len(w) for w in wavs)
-        if longest > WINDOW_SECONDS * 16000:
+        if longest > MAX_SAMPLES:
             raise DataError(
-                f"Whisper hears at most {WINDOW_SECONDS} s, found {longest / 16000:.1f}"
-                " s: lower --max_wav_duration, or segment the audio"
+                f"Whisper hears at most {MAX_SAMPLES} samples (30 s), found {longest}"
             )
         device = wavs[0].device
         if self.pad_to_30s:
-            wavs = [F.pad(w, (0, WINDOW_SECONDS * 16000 - len(w))) for w in wavs]
+            wavs = [F.pad(w, (0, MAX_SAMPLES - len(w))) for w in wavs]
         lengths_B = torch.tensor(
             [max(1, len(w) // FRAME_SHIFT) for w in wavs], device=device
         )

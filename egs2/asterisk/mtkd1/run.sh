@@ -77,7 +77,7 @@ note="One speaker, about 0.2 hours of training audio: not comparable with LibriS
 note+=" The teachers, Whisper's encoders, were trained on transcribed speech."
 common=(
     --train_set train --valid_set valid --test_sets test
-    --lang en --token_type char --max_wav_duration 30
+    --lang en --token_type bpe --nbpe 100 --max_wav_duration 30
     --ngpu 0 --nj 2 --inference_nj 2 --python "${python}" --seed "${seed}"
 )
 if [ "${budget}" = smoke ]; then

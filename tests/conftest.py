@@ -1,0 +1,132 @@
+"""Fixtures that build tiny real teachers, data and trainings, once per session."""
+
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import builders
+import pytest
+import torch
+
+os.environ["MPLBACKEND"] = "Agg"
+
+
+@pytest.fixture(autouse=True)
+def few_threads():
+    """ESPnet and s3prl may change it; tiny tensors are fastest on one thread."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory) -> dict[str, Path]:
+    """Upstream name -> tiny random checkpoint that its loader reads."""
+    from espnet_mtkd.compat import import_s3prl_hub
+
+    import_s3prl_hub()
+    folder = tmp_path_factory.mktemp("checkpoints")
+    paths = {}
+    for name in ("hubert", "wav2vec2", "wavlm", "data2vec"):
+        paths[f"{name}_local"] = folder / f"{name}.pt"
+        getattr(builders, f"build_{name}")(folder / f"{name}.pt")
+    paths["whisper_local"] = folder / "whisper"
+    model = builders.build_whisper(folder / "whisper")
+    paths["whisper_openai"] = folder / "whisper.pt"
+    builders.save_as_openai(model, folder / "whisper.pt")
+    return paths
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory) -> SimpleNamespace:
+    """Train (12 utterances) and valid (4) directories, token list, mean and variance."""
+    folder = tmp_path_factory.mktemp("corpus")
+    return SimpleNamespace(
+        train=builders.build_data_dir(folder / "train", 12, 1),
+        valid=builders.build_data_dir(folder / "valid", 4, 2),
+        tokens=builders.write_tokens(folder / "tokens.txt"),
+    )
+
+
+@pytest.fixture(scope="session")
+def two_teachers(tmp_path_factory, checkpoints) -> Path:
+    """A `teachers:` file with Whisper (one layer) and HuBERT (two layers)."""
+    return builders.write_yaml(
+        tmp_path_factory.mktemp("teachers") / "teachers.yaml",
+        [
+            dict(
+                name="whisper",
+                upstream="whisper_local",
+                path_or_url=str(checkpoints["whisper_local"]),
+            ),
+            dict(
+                name="hubert",
+                upstream="hubert_local",
+                path_or_url=str(checkpoints["hubert_local"]),
+                layers=[1, -1],
+                weight=0.5,
+            ),
+        ],
+    )
+
+
+@pytest.fixture(scope="session")
+def stage1_command(corpus, tmp_path_factory):
+    """Function: the command line of `mtkd_train` on the tiny corpus."""
+
+    def command(
+        output_dir: Path, teachers, encoder="conformer", asr=None, config=None, extra=()
+    ) -> list[str]:
+        folder = tmp_path_factory.mktemp("configs")
+        asr_yaml = builders.write_yaml(
+            folder / "train_asr.yaml", asr or builders.asr_config(encoder)
+        )
+        mtkd_yaml = builders.write_yaml(
+            folder / "train_mtkd.yaml", config or builders.mtkd_config()
+        )
+        scp = "wav.scp,speech,sound"
+        return [
+            *("--config", str(mtkd_yaml)),
+            *("--student_config", str(asr_yaml)),
+            *("--teachers", str(teachers)),
+            *("--train_data_path_and_name_and_type", f"{corpus.train}/{scp}"),
+            *("--valid_data_path_and_name_and_type", f"{corpus.valid}/{scp}"),
+            *("--train_shape_file", f"{corpus.train}/speech_shape"),
+            *("--valid_shape_file", f"{corpus.valid}/speech_shape"),
+            *("--output_dir", str(output_dir)),
+            *("--ngpu", "0"),
+            *extra,
+        ]
+
+    return command
+
+
+@pytest.fixture(scope="session")
+def stage1(stage1_command, two_teachers, tmp_path_factory):
+    """Function: encoder name -> a finished stage 1 of two epochs (made once)."""
+    runs = {}
+
+    def run(encoder: str) -> SimpleNamespace:
+        if encoder not in runs:
+            from espnet_mtkd.bin.mtkd_train import main
+
+            folder = tmp_path_factory.mktemp(f"stage1_{encoder}")
+            # What the command names is removed afterwards: the result has to stand
+            # on its own.
+            teachers = shutil.copy(two_teachers, folder / "teachers.yaml")
+            asr_yaml = builders.write_yaml(
+                folder / "train_asr.yaml", builders.asr_config(encoder)
+            )
+            command = stage1_command(folder / "exp", teachers, encoder)
+            main(command)
+            for flag in ("--config", "--student_config", "--teachers"):
+                Path(command[command.index(flag) + 1]).unlink()
+            runs[encoder] = SimpleNamespace(
+                exp=folder / "exp",
+                best=folder / "exp/valid.loss.best.pth",
+                config=folder / "exp/config.yaml",
+                asr_config=asr_yaml,
+                targets=["whisper_l3", "hubert_l1", "hubert_l4"],
+            )
+        return runs[encoder]
+
+    return run

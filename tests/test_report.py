@@ -1,0 +1,225 @@
+"""RESULTS.md from real sclite output, and curves from real tensorboard files."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import builders
+import numpy as np
+import pytest
+
+from espnet_mtkd import report
+from espnet_mtkd.bin.mtkd_report import main
+from espnet_mtkd.errors import DataError
+
+
+def find_sclite() -> str | None:
+    """sclite on PATH, or where tools/setup.sh found or put it."""
+    env = builders.ROOT / "tools/env.sh"
+    folders = os.environ["PATH"]
+    if env.is_file():
+        command = f". {env} && echo ${{MTKD_SCLITE_DIR}}"
+        folder = subprocess.run(
+            ["bash", "-c", command], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        folders = f"{folders}{os.pathsep}{folder}"
+    return shutil.which("sclite", path=folders)
+
+
+SCLITE = find_sclite()
+needs_sclite = pytest.mark.skipif(SCLITE is None, reason="no sclite: tools/setup.sh")
+
+REFERENCE = [
+    "THE QUICK BROWN FOX JUMPS OVER THE LAZY DOG",
+    "PLEASE PRESS ONE",
+    "THANK YOU",
+    "GOODBYE",
+]
+HYPOTHESES = {
+    "scratch": ["THE BROWN FAX JUMPED OVER A A DOG", "PRESS TWO TWO", "", "GOOD BYE"],
+    "taught": ["THE QUICK BROWN FOX JUMPS A DOG", "PRESS ONE", "THANK YOU", "BYE"],
+    "perfect": REFERENCE,
+}
+
+
+def edit_distance(a: list[str], b: list[str]) -> int:
+    """Levenshtein distance, by the textbook's table."""
+    table = np.zeros((len(a) + 1, len(b) + 1), int)
+    table[:, 0] = range(len(a) + 1)
+    table[0] = range(len(b) + 1)
+    for i, x in enumerate(a, 1):
+        for j, y in enumerate(b, 1):
+            table[i, j] = min(
+                table[i - 1, j] + 1, table[i, j - 1] + 1, table[i - 1, j - 1] + (x != y)
+            )
+    return int(table[-1, -1])
+
+
+def tokens(text: str, unit: str) -> list[str]:
+    """Words, or characters with `<space>` between words, as ESPnet scores them."""
+    if unit == "wer":
+        return text.split()
+    return ["<space>" if c == " " else c for c in text]
+
+
+def score(asr_exp: Path, hypotheses, dset="test", decoding="decode_asr") -> None:
+    """Write references and hypotheses as ESPnet's stage 13 does, and run sclite."""
+    for unit in ("wer", "cer"):
+        folder = asr_exp / decoding / dset / f"score_{unit}"
+        folder.mkdir(parents=True)
+        for name, texts in (("ref", REFERENCE), ("hyp", hypotheses)):
+            (folder / f"{name}.trn").write_text(
+                "".join(
+                    f"{' '.join(tokens(text, unit))}\t(spk-utt{i})\n"
+                    for i, text in enumerate(texts)
+                )
+            )
+        with open(folder / "result.txt", "w") as result:
+            subprocess.run(
+                [SCLITE, "-r", "ref.trn", "trn", "-h", "hyp.trn", "trn"]
+                + ["-i", "rm", "-o", "all", "stdout"],
+                cwd=folder,
+                stdout=result,
+                check=True,
+            )
+
+
+def error_rate(hypotheses, unit: str) -> float:
+    pairs = [
+        (tokens(r, unit), tokens(h, unit))
+        for r, h in zip(REFERENCE, hypotheses, strict=True)
+    ]
+    return 100 * sum(edit_distance(*p) for p in pairs) / sum(len(r) for r, _ in pairs)
+
+
+def cells(line: str) -> list[str]:
+    return [c.strip() for c in line.strip().strip("|").split("|")]
+
+
+@needs_sclite
+def test_rates_and_reductions_are_those_of_the_edit_distance(tmp_path):
+    rows = []
+    for name in ("scratch", "taught", "perfect"):
+        score(tmp_path / name, HYPOTHESES[name])
+        rows.append((f"conformer: {name}", tmp_path / name))
+    table = [cells(x) for x in report.results_table(rows).splitlines()[2:]]
+    assert [x[:4] for x in table] == [
+        ["conformer", name, "test", "15"] for name in ("scratch", "taught", "perfect")
+    ]
+    baseline = {u: error_rate(HYPOTHESES["scratch"], u) for u in ("wer", "cer")}
+    assert table[0][5] == table[0][7] == ""  # the baseline has no reduction
+    for row in table:
+        for unit, rate_column in (("wer", 4), ("cer", 6)):
+            rate = error_rate(HYPOTHESES[row[1]], unit)
+            assert float(row[rate_column]) == pytest.approx(rate, abs=0.051)
+            if row[1] != "scratch":
+                expected = 100 * (baseline[unit] - rate) / baseline[unit]
+                assert float(row[rate_column + 1]) == pytest.approx(expected, abs=0.051)
+    assert table[2][4:] == ["0.0", "100.0", "0.0", "100.0"]
+
+
+@needs_sclite
+def test_each_encoder_and_test_set_has_its_own_baseline(tmp_path):
+    for name, hypotheses in (
+        ("a_scratch", "scratch"),
+        ("a_taught", "taught"),
+        ("b_scratch", "taught"),
+        ("b_taught", "scratch"),
+    ):
+        for dset in ("test", "other"):
+            score(tmp_path / name, HYPOTHESES[hypotheses], dset)
+    rows = [
+        (f"{e}: {w}", tmp_path / f"{e}_{w}") for e in "ab" for w in ("scratch", "taught")
+    ]
+    table = [cells(x) for x in report.results_table(rows).splitlines()[2:]]
+    assert [x[:3] for x in table] == [
+        [e, w, d]
+        for e in "ab"
+        for w in ("scratch", "taught")
+        for d in ("other", "test")
+    ]
+    reductions = {(x[0], x[2]): float(x[5]) for x in table if x[1] == "taught"}
+    assert reductions["a", "test"] == reductions["a", "other"] > 0
+    assert reductions["b", "test"] < 0
+
+
+@pytest.mark.parametrize("text", [None, "", "| Sum/Avg | 1 2 | 3 4 5 6 7 8 |\n"])
+def test_a_row_without_scores_names_the_file(tmp_path, text):
+    path = tmp_path / "result.txt"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(DataError, match=str(path)):
+        report.read_sclite(path)
+    with pytest.raises(DataError, match="stages 12 and 13"):
+        report.results_table([("a: b", tmp_path)])
+
+
+def write_curve(run_dir: Path, values) -> None:
+    """Losses as ESPnet's trainer writes them; `values`: (epoch, train, valid)."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    for column, phase in ((1, "train"), (2, "valid")):
+        with SummaryWriter(str(run_dir / "tensorboard" / phase)) as writer:
+            for row in values:
+                writer.add_scalar("loss", row[column], row[0])
+
+
+def test_curves_are_what_was_written_a_repeated_epoch_counts_once(tmp_path):
+    write_curve(tmp_path, [(1, 5.0, 6.0), (2, 4.0, 5.5), (2, 3.5, 5.25), (3, 3.0, 5.0)])
+    assert report.read_curve(tmp_path, "train") == ([1, 2, 3], [5.0, 3.5, 3.0])
+    assert report.read_curve(tmp_path, "valid") == ([1, 2, 3], [6.0, 5.25, 5.0])
+
+
+def test_curves_are_a_png_of_some_size(tmp_path):
+    from matplotlib import image
+
+    for name in ("mtkd_x", "asr_x", "asr_scratch"):
+        write_curve(tmp_path / name, [(1, 5.0, 6.0), (2, 4.0, 5.5)])
+    png = tmp_path / "curves.png"
+    report.plot_curves([tmp_path / n for n in ("mtkd_x", "asr_x", "asr_scratch")], png)
+    assert png.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    pixels = image.imread(png)
+    assert pixels.shape[0] > 300 and pixels.shape[1] > 800
+    assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 10
+    assert not png.with_name("curves.png.tmp").exists()
+
+
+def test_times_are_summed(tmp_path):
+    tsv = tmp_path / "times.tsv"
+    tsv.write_text("asr_a\t9\tpre-training: a -> b\t70\nasr_a\t11\ttraining: c\t5\n")
+    lines = [cells(x) for x in report.times_table(tsv).splitlines()]
+    assert lines[2] == ["asr_a", "9", "pre-training", "70"]
+    assert lines[-1] == ["all", "", "", "75"]
+
+
+@needs_sclite
+def test_the_command_writes_results_with_all_parts(tmp_path, capsys):
+    for name in ("scratch", "taught"):
+        folder = tmp_path / f"asr_{name}"
+        score(folder, HYPOTHESES[name])
+        write_curve(folder, [(1, 5.0, 6.0)])
+    (tmp_path / "stage_times.tsv").write_text("asr_taught\t11\ttraining: c\t5\n")
+    (tmp_path / "espnet.md").write_text("# RESULTS\n## asr_scratch\n### WER\n")
+    main(
+        [
+            *("--expdir", str(tmp_path), "--command", "run.sh --budget x"),
+            *("--note", "A note.", "--espnet_results", str(tmp_path / "espnet.md")),
+            "--rows",
+            f"conformer: from scratch={tmp_path}/asr_scratch",
+            f"conformer: two teachers={tmp_path}/asr_taught",
+        ]
+    )
+    text = (tmp_path / "RESULTS.md").read_text()
+    wer = error_rate(HYPOTHESES["taught"], "wer")
+    for part in ("run.sh --budget x", "A note.", "curves.png", f"| {wer:.1f} |"):
+        assert part in text
+    assert "two teachers" in capsys.readouterr().out
+    assert (tmp_path / "curves.png").is_file()
+
+
+def test_a_row_without_folder_is_a_usage_error(tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--expdir", str(tmp_path), "--rows", "conformer: from scratch"])
+    assert end.value.code == 2
+    assert "NAME=DIR" in capsys.readouterr().err
