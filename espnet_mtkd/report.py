@@ -56,40 +56,59 @@ def find_score_dirs(asr_exp: Path) -> dict[str, Path]:
     return found
 
 
-def reduction(baseline: Score, score: Score) -> float:
-    """Relative error rate reduction in percent (WERR, when the errors are words)."""
-    return 100.0 * (1.0 - score.rate / baseline.rate)
+def mean_rate(scores: list[Score]) -> float:
+    """Mean error rate of several seeds, in percent."""
+    return sum(s.rate for s in scores) / len(scores)
+
+
+def reduction(baseline: list[Score], scores: list[Score]) -> float:
+    """Relative reduction of the mean error rate in percent (WERR, for words)."""
+    return 100.0 * (1.0 - mean_rate(scores) / mean_rate(baseline))
+
+
+def _rate_cell(scores: list[Score]) -> str:
+    cell = f"{mean_rate(scores):.1f}"
+    if len(scores) > 1:
+        rates = [s.rate for s in scores]
+        cell += f" ({min(rates):.1f}-{max(rates):.1f})"
+    return cell
 
 
 def results_table(rows: list[tuple[str, Path]]) -> str:
-    """Markdown table of WER, CER and WERR, in the order of `rows`.
+    """Markdown table of WER, CER and their relative reductions, in the order of `rows`.
 
     Args:
-        rows: (name, directory of stage 2); a name is "<encoder>: <what>", and WERR is
-            against the first row with the same encoder.
+        rows: (name, directory of stage 2). A name is "<encoder>: <what>"; reductions
+            are against the first name with the same encoder. Rows of the same name are
+            seeds: their mean is given, with the least and the greatest.
 
     Returns:
-        One line per row and test set.
+        One line per name and test set.
     """
     lines = [
         "| student | row | set | words | WER / % | WERR / % | CER / % | CERR / % |",
         "|---|---|---|---:|---:|---:|---:|---:|",
     ]
     baselines = {}
-    for name, asr_exp in rows:
+    for name in dict.fromkeys(name for name, _ in rows):
         student, _, what = name.rpartition(": ")
-        for dset, folder in find_score_dirs(asr_exp).items():
-            wer = read_sclite(folder / "score_wer" / "result.txt")
-            cer = read_sclite(folder / "score_cer" / "result.txt")
-            first = baselines.setdefault((student, dset), (what, wer, cer))
-            is_first = first[0] == what
-            lines.append(
-                f"| {student} | {what} | {dset} | {wer.num_ref} | {wer.rate:.1f} | "
-                + ("" if is_first else f"{reduction(first[1], wer):.1f}")
-                + f" | {cer.rate:.1f} | "
-                + ("" if is_first else f"{reduction(first[2], cer):.1f}")
-                + " |"
+        seeds = [find_score_dirs(asr_exp) for n, asr_exp in rows if n == name]
+        if len(seeds) > 1:
+            what += f", {len(seeds)} seeds"
+        for dset in seeds[0]:
+            wer, cer = (
+                [read_sclite(dirs[dset] / kind / "result.txt") for dirs in seeds]
+                for kind in ("score_wer", "score_cer")
             )
+            first = baselines.setdefault((student, dset), (name, wer, cer))
+            cells = [student, what, dset, str(wer[0].num_ref)]
+            for scores, baseline in ((wer, first[1]), (cer, first[2])):
+                cells.append(_rate_cell(scores))
+                is_baseline = first[0] == name
+                cells.append(
+                    "" if is_baseline else f"{reduction(baseline, scores):.1f}"
+                )
+            lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ log() {
 
 budget=default  # smoke: all stages in minutes; default: two rows; full: all rows.
 encoder=conformer # of the default and smoke rows; full has both encoders.
-seed=0
+seeds=0
 python=python3
 
 help_message=$(cat << EOF
@@ -25,7 +25,7 @@ Usage: $0 [--budget smoke|default|full] [options of mtkd.sh]
 Options:
     --budget  # Which rows, how long (default="${budget}").
     --encoder # conformer or contextual_block_conformer (default="${encoder}").
-    --seed    # Random seed of all trainings (default="${seed}").
+    --seeds   # Random seeds, e.g. "0 1 2": every row once for each (default="${seeds}").
     --python  # Python to execute espnet commands (default="${python}").
     --help    # This text, then mtkd.sh's.
 All other options are mtkd.sh's, for every row: --stage, --stop_stage, --ngpu, --nj, ...
@@ -38,7 +38,7 @@ options=()
 help=false
 while [ $# -gt 0 ]; do
     case $1 in
-        --budget | --encoder | --seed | --python)
+        --budget | --encoder | --seeds | --python)
             [ $# -gt 1 ] || { log "Error: $1 needs a value"; exit 2; }
             printf -v "${1#--}" %s "$2"
             shift 2
@@ -78,32 +78,34 @@ note+=" The teachers, Whisper's encoders, were trained on transcribed speech."
 common=(
     --train_set train --valid_set valid --test_sets test
     --lang en --token_type bpe --nbpe 100 --max_wav_duration 30
-    --ngpu 0 --nj 2 --inference_nj 2 --python "${python}" --seed "${seed}"
+    --ngpu 0 --nj 2 --inference_nj 2 --python "${python}"
 )
 if [ "${budget}" = smoke ]; then
     expdir=exp_smoke
     note="One epoch a training shows that all stages run; the error rates mean nothing."
     common+=(
-        --mtkd_args "--max_epoch 1" --mtkd_tag "${encoder}_teachers"
+        --mtkd_args "--max_epoch 1"
         --asr_args "--max_epoch 1" --inference_args "--beam_size 1"
     )
 fi
 common+=(--expdir "${expdir}")
 
+rows=()
 row() {  # <encoder> <name> <teachers>
-    log "======== ${1}: ${2} ========"
-    local tag=$1_$3
-    [ "${seed}" = 0 ] || tag+=_seed${seed}
-    local teachers=none
+    local seed tag teachers=none
     [ "$3" = scratch ] || teachers=conf/$3.yaml
-    ./mtkd.sh "${common[@]}" --encoder "$1" --teachers "${teachers}" \
-        --mtkd_tag "${tag}" --asr_tag "${tag}" "${options[@]}"
-    rows+=("$1: $2=${expdir}/asr_${tag}")
+    for seed in ${seeds}; do
+        log "======== $1: $2, seed ${seed} ========"
+        tag=$1_$3
+        [ "${seed}" = 0 ] || tag+=_seed${seed}
+        ./mtkd.sh "${common[@]}" --encoder "$1" --teachers "${teachers}" \
+            --mtkd_tag "${tag}" --asr_tag "${tag}" --seed "${seed}" "${options[@]}"
+        rows+=("$1: $2=${expdir}/asr_${tag}")
+    done
 }
 
 encoders=${encoder}
 [ "${budget}" != full ] || encoders="conformer contextual_block_conformer"
-rows=()
 for e in ${encoders}; do
     row "${e}" "from scratch" scratch
     if [ "${budget}" = full ]; then
@@ -113,7 +115,13 @@ for e in ${encoders}; do
     row "${e}" "two teachers" teachers
 done
 
+for r in "${rows[@]}"; do
+    if [ ! -f "${r#*=}/.done_score" ]; then
+        log "No RESULTS.md yet: ${r#*=} is not scored (stage 13)"
+        exit 0
+    fi
+done
 scripts/utils/show_asr_result.sh "${expdir}" > "${expdir}/results_espnet.md"
 ${python} -m espnet_mtkd.bin.mtkd_report --expdir "${expdir}" --rows "${rows[@]}" \
     --espnet_results "${expdir}/results_espnet.md" --note "${note}" \
-    --command "egs2/asterisk/mtkd1/run.sh --budget ${budget} --seed ${seed}"
+    --command "egs2/asterisk/mtkd1/run.sh --budget ${budget} --seeds '${seeds}'"
