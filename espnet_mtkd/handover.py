@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from espnet_mtkd.errors import ConfigError
-from espnet_mtkd.task import build_student, encoder_choices, frontend_choices
+from espnet_mtkd.task import build_student, read_student_config
 
 NUM_NAMED = 5  # keys that a message names
 
@@ -67,10 +67,8 @@ def load_encoder_state(checkpoint: Path) -> dict:
 def student_args(mtkd_config: Path, asr_config: Path) -> argparse.Namespace:
     """Arguments of the student as stage 2 will build it, with stage 1's normaliser."""
     args = argparse.Namespace(**yaml.safe_load(mtkd_config.read_text("utf-8")))
-    config = yaml.safe_load(asr_config.read_text("utf-8"))
-    for choices in (frontend_choices, encoder_choices):
-        setattr(args, choices.name, config.get(choices.name, choices.default))
-        setattr(args, f"{choices.name}_conf", config.get(f"{choices.name}_conf", {}))
+    args.student_config = asr_config
+    read_student_config(args)
     args.specaug = None
     return args
 

@@ -199,6 +199,7 @@ def read_student_config(args: argparse.Namespace) -> None:
     if not path.is_file():
         raise ConfigError(f"--student_config: no such file: {path}")
     config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    args.student_config = None  # the saved config.yaml stands on its own
     for choices in (frontend_choices, encoder_choices):
         name = config.get(choices.name, choices.default)
         if name not in choices.classes:

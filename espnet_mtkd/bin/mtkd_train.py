@@ -1,7 +1,7 @@
 """Stage 1: train a student's encoder to predict the embeddings of several teachers.
 
 Example:
-    python -m espnet_mtkd.bin.mtkd_train --config conf/train_mtkd_conformer.yaml \\
+    python -m espnet_mtkd.bin.mtkd_train --config conf/train_mtkd.yaml \\
         --teachers conf/teachers.yaml --output_dir exp/mtkd \\
         --train_data_path_and_name_and_type dump/raw/train/wav.scp,speech,sound \\
         --valid_data_path_and_name_and_type dump/raw/valid/wav.scp,speech,sound \\
@@ -28,7 +28,7 @@ def main(cmd=None):
     require_espnet()
     from espnet_mtkd.task import MTKDTask
 
-    MTKDTask.main(cmd=cmd)
+    MTKDTask.main(args=get_parser().parse_args(cmd))
 
 
 if __name__ == "__main__":
