@@ -133,14 +133,18 @@ def read_curve(run_dir: Path, phase: str) -> tuple[list[int], list[float]]:
     """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(
-        str(run_dir / "tensorboard" / phase), size_guidance={"scalars": 0}
-    )
-    events.Reload()
-    if "loss" not in events.Tags()["scalars"]:
-        return [], []
+    def scalars(phase, tag):
+        folder = str(run_dir / "tensorboard" / phase)
+        events = EventAccumulator(folder, size_guidance={"scalars": 0})
+        events.Reload()
+        return events.Scalars(tag) if tag in events.Tags()["scalars"] else []
+
+    # ESPnet counts updates, and puts means over some of them between the epochs'.
+    epochs = {s.step: int(s.value) for s in scalars("train", "iter_epoch")}
     # A resumed training writes an epoch again: the last one counts.
-    points = {s.step: s.value for s in events.Scalars("loss")}
+    points = {
+        epochs[s.step]: s.value for s in scalars(phase, "loss") if s.step in epochs
+    }
     return list(points), list(points.values())
 
 

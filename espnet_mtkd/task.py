@@ -260,5 +260,5 @@ def build_student(args: argparse.Namespace):
 def _build(where: str, factory, conf: dict, **extra) -> torch.nn.Module:
     try:
         return factory(**extra, **conf)
-    except TypeError as e:
+    except (TypeError, ValueError) as e:  # ValueError: a known key, a wrong value
         raise ConfigError(f"{where}: {e}") from e

@@ -1,5 +1,6 @@
 """Small real things that the tests run on: checkpoints, audio, data directories."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -332,3 +333,31 @@ def write_yaml(path: Path, value) -> Path:
     return path
 
 
+# ------------------------------------------------------------- recipes
+
+
+def mirror_recipe(folder: Path, name: str) -> Path:
+    """A tree of links to this one, with a copy of one recipe.
+
+    A run in it uses the set-up, the package and the template of this tree, but its data
+    and experiments are its own.
+
+    Args:
+        folder: empty directory that becomes the root.
+        name: of the recipe, `egs2/<name>/mtkd1`.
+
+    Returns:
+        The recipe's directory, without data, experiments and links into ESPnet.
+    """
+    for path in ROOT.iterdir():
+        if path.name not in ("egs2", ".git"):
+            (folder / path.name).symlink_to(path)
+    recipe = folder / "egs2" / name / "mtkd1"
+    recipe.mkdir(parents=True)
+    (folder / "egs2/TEMPLATE").symlink_to(ROOT / "egs2/TEMPLATE")
+    source = ROOT / "egs2" / name / "mtkd1"
+    shutil.copytree(source / "conf", recipe / "conf", symlinks=True)
+    shutil.copytree(source / "local", recipe / "local", symlinks=True)
+    for path in (source / "run.sh", source / "mtkd.sh"):
+        shutil.copy(path, recipe / path.name, follow_symlinks=False)
+    return recipe

@@ -6,10 +6,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import builders
+import hypothesis
 import pytest
 import torch
 
 os.environ["MPLBACKEND"] = "Agg"
+# No test fails because the machine is busy.
+hypothesis.settings.register_profile(
+    "patient",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +46,7 @@ def checkpoints(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory) -> SimpleNamespace:
-    """Train (12 utterances) and valid (4) directories, token list, mean and variance."""
+    """Train (12 utterances) and valid (4) directories, and a token list."""
     folder = tmp_path_factory.mktemp("corpus")
     return SimpleNamespace(
         train=builders.build_data_dir(folder / "train", 12, 1),

@@ -96,7 +96,9 @@ def test_more_than_one_frame_names_utterance_and_both_counts(num_student, differ
     aligner = FrameAligner(320, 640)
     good = torch.tensor([2 * student, teacher])
     with pytest.raises(DataError) as error:
-        aligner.check(good, torch.tensor([student] * 2), "hubert_l9", ["utt_a", "utt_b"])
+        aligner.check(
+            good, torch.tensor([student] * 2), "hubert_l9", ["utt_a", "utt_b"]
+        )
     message = str(error.value)
     for part in ("utt_b", "hubert_l9", str(teacher), str(student)):
         assert part in message

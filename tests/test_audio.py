@@ -175,3 +175,16 @@ def test_the_doctor_writes_the_shapes_where_the_recipe_looks(tmp_path, data_dir,
     main(["--data_dir", str(folder), "--out_dir", str(tmp_path / "stats")])
     shape = tmp_path / "stats" / folder.name / "speech_shape"
     assert shape.read_text() == "good0 400\ngood1 401\n"
+
+
+def test_the_doctor_names_audio_that_is_too_long_for_a_teacher(
+    tmp_path, data_dir, good, two_teachers, capsys
+):
+    soundfile.write(tmp_path / "long.flac", np.zeros(480001), RATE)
+    folder = data_dir({**good(2), "long_one": tmp_path / "long.flac"})
+    command = ["--data_dir", str(folder), "--out_dir", str(tmp_path / "stats")]
+    with pytest.raises(SystemExit) as end:
+        main([*command, "--teachers", str(two_teachers)])
+    assert end.value.code == 4
+    assert "long_one" in capsys.readouterr().err
+    main(command)  # without Whisper nobody minds

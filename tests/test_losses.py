@@ -103,7 +103,8 @@ def test_half_precision_input_is_computed_in_fp32():
 
 
 @pytest.mark.parametrize(
-    "weights", [dict(l1=0, mse=0, cosine=0), dict(l1=-1), dict(mse=-0.1), dict(cosine=-1)]
+    "weights",
+    [dict(l1=0, mse=0, cosine=0), dict(l1=-1), dict(mse=-0.1), dict(cosine=-1)],
 )
 def test_weights_that_train_nothing_or_backwards_are_refused(weights):
     with pytest.raises(ConfigError, match="weights >= 0"):

@@ -8,6 +8,7 @@ from pathlib import Path
 import builders
 import numpy as np
 import pytest
+import torch
 
 from espnet_mtkd import report
 from espnet_mtkd.bin.mtkd_report import main
@@ -130,7 +131,9 @@ def test_each_encoder_and_test_set_has_its_own_baseline(tmp_path):
         for dset in ("test", "other"):
             score(tmp_path / name, HYPOTHESES[hypotheses], dset)
     rows = [
-        (f"{e}: {w}", tmp_path / f"{e}_{w}") for e in "ab" for w in ("scratch", "taught")
+        (f"{e}: {w}", tmp_path / f"{e}_{w}")
+        for e in "ab"
+        for w in ("scratch", "taught")
     ]
     table = [cells(x) for x in report.results_table(rows).splitlines()[2:]]
     assert [x[:3] for x in table] == [
@@ -142,6 +145,22 @@ def test_each_encoder_and_test_set_has_its_own_baseline(tmp_path):
     reductions = {(x[0], x[2]): float(x[5]) for x in table if x[1] == "taught"}
     assert reductions["a", "test"] == reductions["a", "other"] > 0
     assert reductions["b", "test"] < 0
+
+
+@needs_sclite
+def test_seeds_are_averaged_with_their_range(tmp_path):
+    rows = []
+    for i, name in enumerate(("scratch", "taught", "taught", "perfect")):
+        score(tmp_path / f"{i}", HYPOTHESES[name])
+        rows.append((f"a: {'scratch' if i < 2 else 'taught'}", tmp_path / f"{i}"))
+    table = [cells(x) for x in report.results_table(rows).splitlines()[2:]]
+    assert [x[1] for x in table] == ["scratch, 2 seeds", "taught, 2 seeds"]
+    bad, good = (error_rate(HYPOTHESES[n], "wer") for n in ("scratch", "taught"))
+    assert table[0][4] == f"{(bad + good) / 2:.1f} ({good:.1f}-{bad:.1f})"
+    assert table[1][4] == f"{good / 2:.1f} (0.0-{good:.1f})"
+    assert float(table[1][5]) == pytest.approx(
+        100 * (1 - good / (bad + good)), abs=0.051
+    )
 
 
 @pytest.mark.parametrize("text", [None, "", "| Sum/Avg | 1 2 | 3 4 5 6 7 8 |\n"])
@@ -156,19 +175,34 @@ def test_a_row_without_scores_names_the_file(tmp_path, text):
 
 
 def write_curve(run_dir: Path, values) -> None:
-    """Losses as ESPnet's trainer writes them; `values`: (epoch, train, valid)."""
+    """Losses as ESPnet's trainer writes them, 5 updates an epoch, with a mean over two
+    updates between; `values`: (epoch, train, valid)."""
     from torch.utils.tensorboard import SummaryWriter
 
     for column, phase in ((1, "train"), (2, "valid")):
         with SummaryWriter(str(run_dir / "tensorboard" / phase)) as writer:
             for row in values:
-                writer.add_scalar("loss", row[column], row[0])
+                if phase == "train":
+                    writer.add_scalar("loss", 99.0, 5 * row[0] - 3)
+                    writer.add_scalar("iter_epoch", row[0], 5 * row[0])
+                writer.add_scalar("loss", row[column], 5 * row[0])
 
 
 def test_curves_are_what_was_written_a_repeated_epoch_counts_once(tmp_path):
     write_curve(tmp_path, [(1, 5.0, 6.0), (2, 4.0, 5.5), (2, 3.5, 5.25), (3, 3.0, 5.0)])
     assert report.read_curve(tmp_path, "train") == ([1, 2, 3], [5.0, 3.5, 3.0])
     assert report.read_curve(tmp_path, "valid") == ([1, 2, 3], [6.0, 5.25, 5.0])
+
+
+def test_curves_of_a_real_training_are_the_trainers_own_record(stage1):
+    run = stage1("conformer")
+    checkpoint = torch.load(run.exp / "checkpoint.pth", weights_only=False)
+    record = checkpoint["reporter"]["stats"]
+    for phase in ("train", "valid"):
+        epochs, losses = report.read_curve(run.exp, phase)
+        assert epochs == [1, 2]
+        for epoch, loss in zip(epochs, losses, strict=True):
+            assert loss == pytest.approx(record[epoch][phase]["loss"], rel=1e-5)
 
 
 def test_curves_are_a_png_of_some_size(tmp_path):

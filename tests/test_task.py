@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from espnet_mtkd import report
 from espnet_mtkd.bin.mtkd_train import main
 from espnet_mtkd.teachers.base import TeacherConfig
 from espnet_mtkd.teachers.s3prl import S3PRLTeacher
@@ -34,15 +35,13 @@ def tensors(value):
             yield from tensors(x)
 
 
-def scalars(exp: Path, phase: str) -> dict[str, list[int]]:
-    """Tag -> steps of a tensorboard folder."""
+def num_points(exp: Path, phase: str) -> dict[str, int]:
+    """Tag -> number of points in a tensorboard folder."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(exp / "tensorboard" / phase))
     events.Reload()
-    return {
-        tag: [s.step for s in events.Scalars(tag)] for tag in events.Tags()["scalars"]
-    }
+    return {tag: len(events.Scalars(tag)) for tag in events.Tags()["scalars"]}
 
 
 # ------------------------------------------------------------- two epochs
@@ -89,9 +88,9 @@ def test_loss_and_cosine_of_every_target_are_in_images_and_tensorboard(stage1, e
     names = ["loss"]
     names += [f"{kind}_{t}" for t in run.targets for kind in ("loss", "cosine")]
     for phase in ("train", "valid"):
-        found = scalars(run.exp, phase)
+        found = num_points(run.exp, phase)
         for name in names:
-            assert found[name] == [1, 2], name
+            assert found[name] >= 2, name
     for name in names:
         png = (run.exp / "images" / f"{name}.png").read_bytes()
         assert png.startswith(b"\x89PNG")
@@ -134,7 +133,7 @@ def test_first_two_epochs_and_the_resumed_third_are_three_epochs(
     main(stage1_command(resumed, two_teachers, config=config, extra=extra))
     first = (resumed / "2epoch.pth").stat().st_mtime_ns
     assert first == (run.exp / "2epoch.pth").stat().st_mtime_ns  # copied, not made anew
-    assert scalars(resumed, "train")["loss"] == [1, 2, 3]
+    assert report.read_curve(resumed, "valid")[0] == [1, 2, 3]
     straight, resumed = (
         load(tmp_path / name / "3epoch.pth") for name in ("straight", "resumed")
     )
@@ -171,9 +170,11 @@ def test_the_seed_chooses_the_students_weights(stage1_command, checkpoints, tmp_
     weights = []
     for i, seed in enumerate((0, 0, 1)):
         exp = tmp_path / str(i)
-        command = stage1_command(exp, teachers, config=config, extra=["--seed", f"{seed}"])
+        command = stage1_command(
+            exp, teachers, config=config, extra=["--seed", f"{seed}"]
+        )
         main(command)
-        weights.append(load(exp / "1epoch.pth")["encoder.embed.out.0.weight"])
+        weights.append(load(exp / "1epoch.pth")["encoder.embed.conv.0.weight"])
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 
@@ -196,6 +197,7 @@ def exit_code(command) -> int:
         (dict(loss_conf=dict(l2=1.0)), {}, "l2"),
         (dict(loss_conf=dict(l1=0.0, cosine=0.0)), {}, "not all of them 0"),
         ({}, dict(encoder_conf=dict(num_block=2)), "num_block"),
+        ({}, dict(encoder_conf=dict(input_layer="conv3d")), "conv3d"),
         ({}, dict(encoder="branchformer"), "branchformer"),
         ({}, dict(frontend_conf=dict(fs="8k")), "expect 16000, found 8k"),
     ],
@@ -207,9 +209,7 @@ def test_a_wrong_config_ends_with_code_2_and_names_it(
     command = stage1_command(
         tmp_path / "exp",
         two_teachers,
-        asr=builders.asr_config("conformer", **asr)
-        if asr.get("encoder") is None
-        else {**builders.asr_config("conformer"), **asr},
+        asr={**builders.asr_config("conformer"), **asr},
         config=builders.mtkd_config(**config),
     )
     assert exit_code(command) == 2

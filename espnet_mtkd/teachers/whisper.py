@@ -128,6 +128,8 @@ class UpstreamExpert(nn.Module):
         ConfigError: the checkpoint is missing or is no Whisper encoder.
     """
 
+    max_samples = MAX_SAMPLES  # read by `S3PRLTeacher`
+
     def __init__(self, ckpt: str, pad_to_30s: bool = False):
         super().__init__()
         sizes, state = load_encoder_state(ckpt)

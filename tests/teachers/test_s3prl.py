@@ -9,7 +9,7 @@ from torch import nn
 
 from espnet_mtkd.errors import ConfigError, DataError
 from espnet_mtkd.teachers.base import TeacherConfig
-from espnet_mtkd.teachers.s3prl import S3PRLTeacher, TeacherPool
+from espnet_mtkd.teachers.s3prl import S3PRLTeacher, TeacherPool, check_length
 
 LOCAL = ["hubert_local", "wav2vec2_local", "wavlm_local", "data2vec_local"]
 TRANSFORMERS = [*LOCAL, "whisper_local"]
@@ -39,7 +39,9 @@ def load(checkpoints):
 
 def batch_of(*seconds):
     """Padded speech-like waveforms (B, N), (B,), with noise behind the short ones."""
-    waves = [torch.from_numpy(builders.speech_like(s, i)) for i, s in enumerate(seconds)]
+    waves = [
+        torch.from_numpy(builders.speech_like(s, i)) for i, s in enumerate(seconds)
+    ]
     lengths = torch.tensor([len(w) for w in waves])
     speech = torch.randn(len(waves), int(lengths.max()))
     for b, wave in enumerate(waves):
@@ -209,10 +211,13 @@ def test_one_layer_named_twice_is_refused(load):
         load("hubert_local", layers=(4, -1))
 
 
-def test_audio_longer_than_whispers_window_is_a_data_error(load):
-    speech = torch.zeros(1, 31 * 16000)
-    with pytest.raises(DataError, match="at most 30 s, found 31.0 s"):
-        load("whisper_local")(speech, torch.tensor([31 * 16000]))
+def test_audio_longer_than_whispers_window_is_a_data_error_naming_it(load):
+    teacher = load("whisper_local")
+    lengths = torch.tensor([16000, 31 * 16000])
+    with pytest.raises(DataError, match="utt_b: 31.0 s.*whisper_local.*at most 30 s"):
+        teacher(torch.zeros(2, 31 * 16000), lengths, ["utt_a", "utt_b"])
+    check_length(teacher, [480000, 1])
+    check_length(load("hubert_local"), [10**9])
 
 
 # ------------------------------------------------------------- frozen
@@ -279,7 +284,9 @@ def test_training_against_a_teacher_leaves_its_digest(load):
 
 def test_a_pool_is_its_teachers_side_by_side(load, checkpoints):
     configs = [
-        TeacherConfig(name, upstream, path_or_url=str(checkpoints[upstream]), layers=(2,))
+        TeacherConfig(
+            name, upstream, path_or_url=str(checkpoints[upstream]), layers=(2,)
+        )
         for name, upstream in (("a", "hubert_local"), ("b", "whisper_local"))
     ]
     pool = TeacherPool(configs)

@@ -247,6 +247,14 @@ run_stage() {  # <number> <key file> <title> <what it depends on> <command ...>
         "$((SECONDS - start))" >> "${expdir}/stage_times.tsv"
 }
 
+# What YAML files say, without comments and empty lines.
+settings() {
+    local file
+    for file in "$@"; do
+        [ ! -f "${file}" ] || sed -e 's/[[:space:]]*#.*//' -e '/^[[:space:]]*$/d' "${file}"
+    done
+}
+
 # A training resumes from its checkpoint, but only one that began with these settings.
 same_settings() {  # <directory>
     local file=$1/.settings
@@ -331,7 +339,8 @@ run_stage 5 "${done_dir}/5_${lang}_${_tokens}" "token list: ${dumpdir}/raw -> da
     "${lang} ${token_type} ${nbpe} ${bpemode}" asr 5
 run_stage 6 "${asr_stats_dir}/.done" \
     "lengths and feature statistics: ${dumpdir}/raw -> ${asr_stats_dir}" \
-    "$(sed -n '/^frontend/,/^[^ ]/p' "${asr_config}") ${feats_normalize}" asr 10
+    "$(settings "${asr_config}" | awk '/^[^ ]/ { f = /^frontend/ } f') ${feats_normalize}" \
+    asr 10
 data_key=${key}
 
 check_teachers_and_audio() {
@@ -340,7 +349,7 @@ check_teachers_and_audio() {
 }
 run_stage 7 "${mtkd_stats_dir}/.done_${_teachers}" \
     "teachers and audio: ${teachers}, ${dumpdir}/raw -> ${mtkd_stats_dir}" \
-    "$(cat "${teachers}" 2>/dev/null || true)" check_teachers_and_audio
+    "$(settings "${teachers}")" check_teachers_and_audio
 
 pretrain() {
     local normalize="--normalize ${feats_normalize}"
@@ -374,7 +383,7 @@ pretrain() {
 }
 run_stage 9 "${mtkd_exp}/.done" \
     "pre-training: ${dumpdir}/raw, ${teachers} -> ${mtkd_exp}" \
-    "$(cat "${train_config}" 2>/dev/null) $(cat "${asr_config}") ${mtkd_args} ${seed}" pretrain
+    "$(settings "${train_config}" "${asr_config}") ${mtkd_args} ${seed}" pretrain
 
 check_handover() {
     ${python} -m espnet_mtkd.bin.mtkd_handover \
@@ -397,7 +406,7 @@ finetune() {
     with_progress "${asr_exp}/train.log" asr 11 "${_init[@]}"
 }
 run_stage 11 "${asr_exp}/.done_train" "transducer training: ${dumpdir}/raw -> ${asr_exp}" \
-    "$(cat "${asr_config}") ${asr_args} ${seed} ${_init[*]-}" finetune
+    "$(settings "${asr_config}") ${asr_args} ${seed} ${_init[*]-}" finetune
 
 decode() {
     local total=0 dset
@@ -407,7 +416,7 @@ decode() {
     with_count "${total}" "best hypo" "${asr_exp}/*/*/logdir/asr_inference.*.log" asr 12
 }
 run_stage 12 "${asr_exp}/.done_decode" "decoding: ${asr_exp} -> ${asr_exp}" \
-    "$(cat "${inference_config}") ${inference_args} ${inference_asr_model}" decode
+    "$(settings "${inference_config}") ${inference_args} ${inference_asr_model}" decode
 run_stage 13 "${asr_exp}/.done_score" "scoring: ${asr_exp} -> ${asr_exp}/RESULTS.md" \
     "" asr 13
 run_stage 14 "${asr_exp}/.done_pack" "packing: ${asr_exp} -> ${asr_exp}/*.zip" "" asr 14

@@ -1,0 +1,206 @@
+"""The command lines: frozen, each with an example, strict about unknown flags."""
+
+import importlib
+import re
+import subprocess
+
+import builders
+import pytest
+
+ROOT = builders.ROOT
+
+# What scripts out there may use. A name may be added here, never taken away.
+FLAGS = {
+    "mtkd_doctor": "teachers data_dir out_dir nj list_upstreams",
+    "mtkd_fetch_whisper": "model out_dir source",
+    "mtkd_handover": "checkpoint mtkd_config asr_config wav_scp",
+    "mtkd_report": "expdir rows espnet_results command note",
+    # beside all of ESPnet's
+    "mtkd_train": "teachers student_config teacher_memory_mb align loss_conf init "
+    "frontend frontend_conf specaug specaug_conf normalize normalize_conf encoder "
+    "encoder_conf",
+}
+
+
+def flags_of(parser) -> set[str]:
+    return {
+        option.removeprefix("--")
+        for action in parser._actions
+        for option in action.option_strings
+        if option.startswith("--") and option != "--help"
+    }
+
+
+def module(name):
+    return importlib.import_module(f"espnet_mtkd.bin.{name}")
+
+
+def test_every_entry_is_frozen_here():
+    entries = {p.stem for p in (ROOT / "espnet_mtkd/bin").glob("mtkd_*.py")}
+    assert entries == set(FLAGS)
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_the_flags_are_those_promised(name):
+    expected = set(FLAGS[name].split())
+    found = flags_of(module(name).get_parser())
+    if name == "mtkd_train":
+        from espnet2.tasks.abs_task import AbsTask
+
+        espnet = flags_of(AbsTask.get_parser())
+        assert espnet <= found
+        found -= espnet
+    assert found == expected
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_help_works_and_its_example_is_a_command_that_parses(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        module(name).main(["--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert re.search("example:", text, re.I)
+    command = text[text.index(f"python -m espnet_mtkd.bin.{name}") :]
+    lines = []
+    for line in command.splitlines():
+        lines.append(line.strip().removesuffix("\\"))
+        if not line.rstrip().endswith("\\"):
+            break
+    for path in re.findall(r"conf/\S+\.yaml", " ".join(lines)):
+        recipe = ROOT / "egs2/asterisk/mtkd1"
+        assert (ROOT / path).is_file() or (recipe / path).is_file(), path
+    flags = set(re.findall(r"--(\w+)", " ".join(lines)))
+    assert flags and flags <= flags_of(module(name).get_parser())
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_an_unknown_flag_ends_with_code_2(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        module(name).main(["--no_such_flag", "1"])
+    assert end.value.code == 2
+
+
+def test_the_doctor_wants_something_to_do(capsys):
+    for command in ([], ["--data_dir", "somewhere"]):
+        with pytest.raises(SystemExit) as end:
+            module("mtkd_doctor").main(command)
+        assert end.value.code == 2
+    assert "--out_dir" in capsys.readouterr().err
+
+
+def test_the_doctor_lists_upstreams_and_shows_each_target(two_teachers, capsys):
+    main = module("mtkd_doctor").main
+    main(["--list_upstreams"])
+    names = capsys.readouterr().out.split()
+    assert {"hubert_base", "wavlm_large", "whisper_local", "fbank"} <= set(names)
+    main(["--teachers", str(two_teachers)])
+    lines = capsys.readouterr().out.splitlines()
+    rows = {
+        x.split()[0]: x.split() for x in lines if x.startswith(("whisper", "hubert"))
+    }
+    assert set(rows) == {"whisper_l3", "hubert_l1", "hubert_l4"}
+    columns = next(x.split() for x in lines if x.startswith("target"))
+    row = dict(zip(columns, rows["hubert_l1"], strict=True))
+    assert (row["hidden"], row["dim"], row["shift/ms"]) == ("5", "16", "20")
+    assert row["weight"] == "0.25"
+
+
+# ------------------------------------------------------------- shell
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    """The asterisk recipe in a tree of its own, with its links made."""
+    folder = builders.mirror_recipe(tmp_path_factory.mktemp("tree"), "asterisk")
+    subprocess.run([ROOT / "egs2/TEMPLATE/mtkd1/setup.sh", folder], check=True)
+    return folder
+
+
+def run(folder, *command):
+    """Result of a command; its help and messages, in whatever stream, in `stdout`."""
+    return subprocess.run(
+        command,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_help_of_mtkd_sh_names_every_option_with_its_default(recipe):
+    script = (recipe / "mtkd.sh").read_text()
+    head = script[: script.index("help_message=")]
+    options = re.findall(r"^(\w+)=(\S*|\"[^\"]*\")(?: +#.*)?$", head, re.M)
+    assert len(options) > 40
+    result = run(recipe, "./mtkd.sh", "--help")
+    assert result.returncode == 0
+    lines = {
+        match[1]: line
+        for line in result.stdout.splitlines()
+        if (match := re.match(r"\s+--(\w+)\s+#", line))
+    }
+    assert [name for name, _ in options if name not in lines] == []
+    assert set(lines) <= {name for name, _ in options}
+    for name, default in options:
+        if default:
+            assert f'default="{default}"' in lines[name], lines[name]
+        else:
+            assert re.search(r"default|required", lines[name]), lines[name]
+
+
+@pytest.mark.parametrize(
+    "command, code, message",
+    [
+        ("./mtkd.sh --no_such_option 1", (1, 2), "no_such_option"),
+        ("./mtkd.sh a_positional_argument", (2,), "no positional arguments"),
+        ("./mtkd.sh --train_set train", (2,), "--valid_set is required"),
+        (
+            "./mtkd.sh --train_set a --valid_set b --test_sets c --encoder lstm",
+            (2,),
+            "expected conformer or contextual_block_conformer, found 'lstm'",
+        ),
+        (
+            "./mtkd.sh --train_set a --valid_set b --test_sets c --teachers no.yaml",
+            (2,),
+            "--teachers: no such file: no.yaml",
+        ),
+        (
+            "./mtkd.sh --train_set a --valid_set b --test_sets c --expdir a:b",
+            (2,),
+            "splits paths at ':'",
+        ),
+        (
+            "./run.sh --budget tiny",
+            (2,),
+            "expected smoke, default or full, found 'tiny'",
+        ),
+        ("./run.sh --budget", (2,), "--budget needs a value"),
+    ],
+)
+def test_a_wrong_command_line_of_the_recipe_names_the_fault(
+    recipe, command, code, message
+):
+    result = run(recipe, *command.split())
+    assert result.returncode in code
+    assert message in result.stdout
+
+
+def test_help_of_run_sh_goes_on_with_that_of_mtkd_sh(recipe):
+    result = run(recipe, "./run.sh", "--help")
+    assert result.returncode == 0
+    for part in ("--budget", "smoke", "full", "--train_config"):
+        assert part in result.stdout
+
+
+def test_setup_sh_of_the_template_keeps_own_files_and_repairs_links(tmp_path):
+    setup = ROOT / "egs2/TEMPLATE/mtkd1/setup.sh"
+    target = tmp_path / "egs2/mine/mtkd1"
+    target.mkdir(parents=True)
+    (target / "cmd.sh").write_text("# mine\n")
+    (target / "utils").symlink_to("/nowhere")
+    for _ in range(2):
+        subprocess.run([setup, target], check=True, capture_output=True)
+        assert (target / "cmd.sh").read_text() == "# mine\n"
+        assert (target / "utils/parse_options.sh").is_file()
+        assert (target / "asr.sh").is_file()
+    assert run(tmp_path, setup).returncode == 2

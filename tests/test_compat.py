@@ -1,0 +1,57 @@
+"""The one place that knows versions."""
+
+import random
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from espnet_mtkd.compat import import_s3prl_hub, preserved_rng, require_espnet
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_random_state_is_kept_also_where_loading_fails(fails):
+    torch.manual_seed(5)
+    random.seed(6)
+    expected = torch.rand(3), random.random()
+    torch.manual_seed(5)
+    random.seed(6)
+    try:
+        with preserved_rng():
+            random.seed(0)
+            torch.manual_seed(0)
+            torch.rand(7), random.random()
+            if fails:
+                raise RuntimeError
+    except RuntimeError:
+        pass
+    assert torch.equal(torch.rand(3), expected[0])
+    assert random.random() == expected[1]
+
+
+def test_s3prls_own_names_and_ours_are_in_one_list():
+    hub = import_s3prl_hub()
+    assert import_s3prl_hub() is hub  # twice changes nothing
+    names = hub.options()
+    assert len(names) == len(set(names)) > 100
+    assert {"wav2vec2_local", "whisper_local", "whisper_base"} <= set(names)
+
+
+def test_without_espnet_one_line_says_how_to_get_it():
+    """In an interpreter of its own, with this package and the rest but no ESPnet."""
+    code = (
+        "import sys; sys.modules['espnet2'] = None\n"
+        "from espnet_mtkd.bin.mtkd_train import main\n"
+        "main([])\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ESPnet is not importable")
+    assert "tools/setup.sh" in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_with_espnet_it_is_given_back():
+    assert require_espnet().__name__ == "espnet2"

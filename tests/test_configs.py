@@ -1,0 +1,166 @@
+"""Every YAML that is shipped is parsed by the command that will read it."""
+
+import argparse
+from pathlib import Path
+
+import builders
+import pytest
+import yaml
+
+from espnet_mtkd.losses import EmbeddingLoss
+from espnet_mtkd.task import (
+    MTKDTask,
+    build_student,
+    check_config,
+    read_student_config,
+    specaug_choices,
+)
+from espnet_mtkd.teachers.base import parse_teachers
+
+ROOT = builders.ROOT
+YAMLS = sorted(
+    p.relative_to(ROOT)
+    for pattern in ("conf/**/*.yaml", "egs2/*/mtkd1/conf/**/*.yaml")
+    for p in ROOT.glob(pattern)
+)
+
+
+def named(prefix):
+    return pytest.mark.parametrize(
+        "path", [p for p in YAMLS if p.name.startswith(prefix)], ids=str
+    )
+
+
+def asr_args(path: Path) -> argparse.Namespace:
+    """The config as `espnet2.bin.asr_train` reads it."""
+    from espnet2.tasks.asr import ASRTask
+
+    return ASRTask.get_parser().parse_args(["--config", str(ROOT / path)])
+
+
+def mtkd_args(path: Path, *flags) -> argparse.Namespace:
+    """The config as `espnet_mtkd.bin.mtkd_train` reads it."""
+    return MTKDTask.get_parser().parse_args(["--config", str(ROOT / path), *flags])
+
+
+def test_no_yaml_is_of_a_kind_that_nobody_parses():
+    assert len(YAMLS) >= 8
+    kinds = ("train_mtkd", "train_asr", "decode", "teacher")
+    assert [p for p in YAMLS if not p.name.startswith(kinds)] == []
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=str)
+def test_every_yaml_says_what_it_is_and_repeats_no_key(path):
+    text = (ROOT / path).read_text()
+    assert text.startswith("# ")
+    keys = [x.split(":")[0] for x in text.splitlines() if x[:1].isalpha()]
+    assert len(keys) == len(set(keys))
+
+
+@named("train_asr")
+def test_asr_configs_build_espnets_transducer(path, tmp_path):
+    from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
+    from espnet2.asr.encoder.contextual_block_conformer_encoder import (
+        ContextualBlockConformerEncoder,
+    )
+    from espnet2.tasks.asr import ASRTask, encoder_choices, frontend_choices
+
+    args = asr_args(path)
+    streaming = "contextual_block" in path.name
+    assert encoder_choices.get_class(args.encoder) is (
+        ContextualBlockConformerEncoder if streaming else ConformerEncoder
+    )
+    frontend = frontend_choices.get_class(args.frontend)(**args.frontend_conf)
+    assert frontend.output_size() in (40, 80)
+    args.token_list = builders.write_tokens(tmp_path / "t").read_text().split()
+    args.token_type = "char"
+    args.normalize, args.normalize_conf = "utterance_mvn", {}
+    model = ASRTask.build_model(args)
+    assert model.use_transducer_decoder
+    size = sum(p.numel() for p in model.parameters())
+    assert 2e6 <= size <= 5e6  # what the recipe promises
+
+
+@named("train_asr")
+def test_asr_configs_are_students_of_stage_1(path):
+    args = mtkd_args(ROOT / "conf/train_mtkd.yaml")
+    args.student_config = str(ROOT / path)
+    read_student_config(args)
+    check_config(args)
+    args.normalize, args.normalize_conf = "utterance_mvn", {}
+    frontend, specaug, _, encoder = build_student(args)
+    expected = asr_args(path)
+    assert args.encoder == expected.encoder
+    assert args.encoder_conf == expected.encoder_conf
+    assert encoder.output_size() == expected.encoder_conf["output_size"]
+    assert specaug is not None and specaug.time_warp is None
+
+
+@named("train_mtkd")
+def test_stage_1_configs_are_parsed_and_their_parts_built(path):
+    args = mtkd_args(path, "--teachers", "x", "--output_dir", "x")
+    MTKDTask.check_required_command_args(args)
+    check_config(args)
+    EmbeddingLoss(**args.loss_conf)
+    specaug_choices.get_class(args.specaug)(**args.specaug_conf)
+    given = yaml.safe_load((ROOT / path).read_text())
+    for key, value in given.items():
+        found = getattr(args, key)
+        assert found == value or list(map(list, found)) == value, key
+
+
+@named("train_")
+def test_optimizer_and_scheduler_take_their_settings(path):
+    import torch
+    from espnet2.tasks.abs_task import optim_classes, scheduler_classes
+
+    args = asr_args(path) if "asr" in path.name else mtkd_args(path)
+    optimizer = optim_classes[args.optim](
+        [torch.nn.Parameter(torch.zeros(1))], **args.optim_conf
+    )
+    if args.scheduler is not None:
+        scheduler_classes[args.scheduler](optimizer, **args.scheduler_conf)
+
+
+@named("decode")
+def test_decoding_configs_are_asr_inferences(path):
+    from espnet2.bin.asr_inference import get_parser
+
+    args = get_parser().parse_args(
+        [
+            *("--config", str(ROOT / path), "--output_dir", "x", "--key_file", "x"),
+            *("--data_path_and_name_and_type", "x,speech,sound"),
+        ]
+    )
+    given = yaml.safe_load((ROOT / path).read_text())
+    for key, value in given.items():
+        assert getattr(args, key) == value
+
+
+@named("teacher")
+def test_teacher_lists_are_parsed_and_name_known_upstreams(path):
+    from espnet_mtkd.compat import import_s3prl_hub
+
+    configs = parse_teachers(str(ROOT / path))
+    names = import_s3prl_hub().options()
+    for config in configs:
+        assert config.upstream in names
+        assert config.layers is not None  # typed out, so that a reader sees it
+
+
+def test_single_teacher_lists_are_entries_of_the_common_one():
+    for folder in {p.parent for p in YAMLS if p.name == "teachers.yaml"}:
+        together = {
+            c.name: c for c in parse_teachers(str(ROOT / folder / "teachers.yaml"))
+        }
+        singles = [p for p in YAMLS if p.parent == folder and "teacher_" in p.name]
+        for path in singles:
+            (config,) = parse_teachers(str(ROOT / path))
+            assert config == together[config.name]
+        assert len(singles) == len(together)
+
+
+def test_links_of_a_recipe_lead_to_the_reference_configs():
+    for path in YAMLS:
+        if path.parts[0] == "egs2" and path.name.startswith(("train_", "decode")):
+            assert (ROOT / path).resolve() == ROOT / "conf" / path.name

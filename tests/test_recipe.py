@@ -1,0 +1,175 @@
+"""The recipe's smoke run: all stages on the real corpus and teachers, then again."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import builders
+import pytest
+
+ROOT = builders.ROOT
+pytestmark = pytest.mark.slow
+
+SCRATCH_STAGES = [*range(1, 7), 11, 12, 13]
+TEACHER_STAGES = [*range(1, 8), *range(9, 14)]
+KILL_AFTER_S = 900  # a run that is not in its training by then never will be
+
+
+def start(recipe: Path, log: Path, *options) -> subprocess.Popen:
+    """run.sh --budget smoke in a process group of its own, its output in a file."""
+    env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    with open(log, "w") as out:
+        return subprocess.Popen(
+            ["./run.sh", "--budget", "smoke", *options],
+            cwd=recipe,
+            env=env,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def run(recipe: Path, log: Path, *options) -> str:
+    """Output of a run that has to end well."""
+    process = start(recipe, log, *options)
+    try:
+        code = process.wait()
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    text = log.read_text()
+    details = "".join(
+        f"\n==> {path}\n{path.read_text()[-2000:]}"
+        for path in recipe.glob("exp_smoke/*/train.log")
+    )
+    assert code == 0, text[-4000:] + details
+    return text
+
+
+def kill_in_training(recipe: Path, log: Path) -> None:
+    """Start a run, and kill all its processes in the first epoch of a training."""
+    process = start(recipe, log)
+    train_log = recipe / "exp_smoke/asr_conformer_scratch/train.log"
+    try:
+        for _ in range(KILL_AFTER_S * 2):
+            if train_log.is_file() and "epoch started" in train_log.read_text():
+                return
+            assert process.poll() is None, log.read_text()[-4000:]
+            time.sleep(0.5)
+        raise AssertionError(f"no training began:\n{log.read_text()[-4000:]}")
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def state_of(recipe: Path) -> dict[str, int]:
+    """Checkpoint, audio, text or score -> time of its last change."""
+    suffixes = (".pth", ".flac", ".trn", ".npz", ".png", ".safetensors")
+    return {
+        str(path.relative_to(recipe)): path.stat().st_mtime_ns
+        for path in recipe.rglob("*")
+        if path.suffix in suffixes
+        and not path.is_symlink()
+        and path.name != "curves.png"  # the report is written each time
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Recipe directory and the outputs of three runs: killed, whole, once more."""
+    folder = tmp_path_factory.mktemp("smoke")
+    (folder / "tree").mkdir()
+    recipe = builders.mirror_recipe(folder / "tree", "asterisk")
+    kill_in_training(recipe, folder / "killed.log")
+    done = {
+        int(x)
+        for x in re.findall(r"Stage (\d+): ", (folder / "killed.log").read_text())
+    }
+    whole = run(recipe, folder / "whole.log")
+    before = state_of(recipe)
+    again = run(recipe, folder / "again.log")
+    return recipe, done, whole, before, again
+
+
+def rows_of(recipe: Path) -> list[list[str]]:
+    lines = (recipe / "exp_smoke/RESULTS.md").read_text().splitlines()
+    table = [x for x in lines if x.startswith("| conformer |")]
+    return [[c.strip() for c in x.strip("|").split("|")] for x in table]
+
+
+def test_results_have_two_rows_with_numbers(finished):
+    recipe = finished[0]
+    scratch, teachers = rows_of(recipe)
+    assert (scratch[1], teachers[1]) == ("from scratch", "two teachers")
+    for row in (scratch, teachers):
+        assert int(row[3]) > 100  # words of the test set
+        assert 0 < float(row[4]) <= 200 and 0 < float(row[6]) <= 200
+    assert scratch[5] == scratch[7] == ""
+    expected = 100 * (1 - float(teachers[4]) / float(scratch[4]))
+    assert float(teachers[5]) == pytest.approx(expected, abs=0.2)
+    png = (recipe / "exp_smoke/curves.png").read_bytes()
+    assert png.startswith(b"\x89PNG") and len(png) > 5000
+
+
+def test_rates_are_those_of_the_scored_files(finished):
+    """Word errors of the hypotheses, by an edit distance over the .trn files."""
+    from rapidfuzz.distance import Levenshtein
+
+    def read(path):
+        for line in path.read_text().splitlines():
+            text, _, utt = line.rpartition("\t")
+            yield utt, text.split()
+
+    recipe = finished[0]
+    rates = []
+    for name in ("scratch", "teachers"):
+        (folder,) = recipe.glob(f"exp_smoke/asr_conformer_{name}/*/test/score_wer")
+        ref, hyp = (dict(read(folder / f"{x}.trn")) for x in ("ref", "hyp"))
+        assert ref.keys() == hyp.keys()
+        errors = sum(Levenshtein.distance(ref[u], hyp[u]) for u in ref)
+        rates.append(100 * errors / sum(map(len, ref.values())))
+    for rate, row in zip(rates, rows_of(recipe), strict=True):
+        assert float(row[4]) == pytest.approx(rate, abs=0.051)
+
+
+def test_a_killed_run_goes_on_where_it_was(finished):
+    _, done, whole, _, _ = finished
+    assert done == {*range(1, 7), 11}
+    for stage in range(1, 7):
+        assert re.search(rf"Stage {stage}: .*: finished before", whole), stage
+    assert not re.search(r"Stage 11: .*scratch: finished before", whole)
+
+
+def test_the_second_run_says_so_and_changes_nothing(finished):
+    recipe, _, _, before, again = finished
+    _, scratch, teachers = again.split("======== conformer: ")
+    for part, numbers in ((scratch, SCRATCH_STAGES), (teachers, TEACHER_STAGES)):
+        found = re.findall(r"Stage (\d+): (.*)", part)
+        assert [int(number) for number, _ in found] == numbers
+        assert all(title.endswith(": finished before") for _, title in found), found
+    assert len(before) > 100
+    assert state_of(recipe) == before
+
+
+def test_both_trainings_wrote_what_the_next_stages_read(finished):
+    recipe = finished[0]
+    exp = recipe / "exp_smoke"
+    assert (exp / "mtkd_conformer_teachers/valid.loss.best.pth").is_file()
+    images = {p.name for p in (exp / "mtkd_conformer_teachers/images").iterdir()}
+    for target in ("whisper_tiny_en_l3", "whisper_base_l4"):
+        assert {f"loss_{target}.png", f"cosine_{target}.png"} <= images
+    log = (exp / "asr_conformer_teachers/train.log").read_text()
+    assert "valid.loss.best.pth:encoder:encoder" in log
+
+
+def test_the_splits_have_no_text_in_common(finished):
+    recipe = finished[0]
+    texts = [
+        {x.split(maxsplit=1)[1] for x in (recipe / f"data/{d}/text").open()}
+        for d in ("train", "valid", "test")
+    ]
+    assert not texts[0] & texts[1] and not texts[0] & texts[2]
+    assert not texts[1] & texts[2]
