@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets up what is missing, then runs all tests, the recipe's smoke run among them.
-#   tests/run.sh                 everything (about 15 minutes on two cores)
+#   tests/run.sh                 everything; at most 25 minutes on two cores, set-up included
 #   tests/run.sh -m 'not slow'   without the recipe
 #   tests/run.sh tests/test_align.py -k linear
 # All arguments go to pytest.

@@ -143,7 +143,16 @@ def test_edit_distance_is_levenshteins(a, b):
 def tracked(*patterns) -> list[str]:
     """Files of the project, those not yet added included; no links."""
     out = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "--", *patterns],
+        [
+            "git",
+            "-c",
+            "safe.directory=*",
+            "ls-files",
+            "-co",
+            "--exclude-standard",
+            "--",
+            *patterns,
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,

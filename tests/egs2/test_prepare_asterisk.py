@@ -70,7 +70,7 @@ def source(tmp_path):
     for name, text, seconds in (
         ("beep", "[a beep]", 1.0),
         ("short", "far too short", 0.2),
-        ("long", "far too long " * 20, 15.5),
+        ("long", "far too long " * 20, 29.5),
         ("fast", "nobody can say all of this in so little time", 0.5),
         ("slow", "a b", 4.0),
     ):
@@ -171,6 +171,12 @@ def test_split_depends_on_the_text_alone_and_words_go_to_train(text):
         assert split == "train"
 
 
+@given(st.integers(36, 60), st.integers(0, 99))
+def test_whole_menus_are_for_training_alone(num_words, number):
+    text = " ".join(["PRESS", pa.spell_number(str(number)), *["WORD"] * num_words])
+    assert pa.choose_split(text) == "train"
+
+
 def test_split_is_the_same_on_every_machine_and_of_the_promised_size():
     assert pa.choose_split("PLEASE TRY AGAIN") == "train"
     assert pa.choose_split("YOU ARE NOW MUTED") == "valid"
@@ -218,7 +224,7 @@ def test_directories_are_whole_disjoint_sorted_and_drops_are_named(
     for line in (
         "dropped 1, no words (tone, silence): beep",
         "dropped 1, shorter than 0.3 s: short",
-        "dropped 1, longer than 15 s: long",
+        "dropped 1, longer than 29 s: long",
         "dropped 1, more than 30 characters per second: fast",
         "dropped 1, less than 2 characters per second: slow",
         "dropped 1, no audio file: absent",
