@@ -65,7 +65,13 @@ def load_encoder_state(checkpoint: Path) -> dict:
 
 
 def student_args(mtkd_config: Path, asr_config: Path) -> argparse.Namespace:
-    """Arguments of the student as stage 2 will build it, with stage 1's normaliser."""
+    """Arguments of the student as stage 2 will build it, with stage 1's normaliser.
+
+    Raises:
+        ConfigError: no such config, or an encoder that stage 1 has not.
+    """
+    if not mtkd_config.is_file():
+        raise ConfigError(f"no such config: {mtkd_config}: run stage 9 first")
     args = argparse.Namespace(**yaml.safe_load(mtkd_config.read_text("utf-8")))
     args.student_config = asr_config
     read_student_config(args)

@@ -128,7 +128,8 @@ def read_curve(run_dir: Path, phase: str) -> tuple[list[int], list[float]]:
     """Epochs and losses of one training from its tensorboard files.
 
     Args:
-        run_dir: experiment directory.
+        run_dir: experiment directory; the epochs of its first part, in `head/`, are
+            counted before its own.
         phase: `train` or `valid`.
     """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -145,7 +146,13 @@ def read_curve(run_dir: Path, phase: str) -> tuple[list[int], list[float]]:
     points = {
         epochs[s.step]: s.value for s in scalars(phase, "loss") if s.step in epochs
     }
-    return list(points), list(points.values())
+    first = []
+    if (run_dir / "head").is_dir():
+        first = read_curve(run_dir / "head", phase)[1]
+    return (
+        [*range(1, len(first) + 1), *(len(first) + epoch for epoch in points)],
+        [*first, *points.values()],
+    )
 
 
 def plot_curves(run_dirs: list[Path], png: Path) -> None:

@@ -260,5 +260,5 @@ def build_student(args: argparse.Namespace):
 def _build(where: str, factory, conf: dict, **extra) -> torch.nn.Module:
     try:
         return factory(**extra, **conf)
-    except (TypeError, ValueError) as e:  # ValueError: a known key, a wrong value
+    except (TypeError, ValueError, OSError) as e:  # an unknown key, a value, a file
         raise ConfigError(f"{where}: {e}") from e

@@ -168,8 +168,12 @@ def test_both_trainings_wrote_what_the_next_stages_read(finished):
     images = {p.name for p in (exp / "mtkd_conformer_teachers/images").iterdir()}
     for target in ("whisper_tiny_en_l3", "whisper_base_l4"):
         assert {f"loss_{target}.png", f"cosine_{target}.png"} <= images
-    log = (exp / "asr_conformer_teachers/train.log").read_text()
-    assert "valid.loss.best.pth:encoder:encoder" in log
+    first = (exp / "asr_conformer_teachers/head/train.log").read_text()
+    assert "mtkd_conformer_teachers/valid.loss.best.pth:encoder:encoder" in first
+    assert "Setting encoder.embed.conv.0.weight.requires_grad = False" in first
+    rest = (exp / "asr_conformer_teachers/train.log").read_text()
+    assert "asr_conformer_teachers/head/valid.loss.best.pth" in rest
+    assert "requires_grad = False" not in rest
 
 
 def test_the_splits_have_no_text_in_common(finished):

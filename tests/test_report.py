@@ -194,6 +194,12 @@ def test_curves_are_what_was_written_a_repeated_epoch_counts_once(tmp_path):
     assert report.read_curve(tmp_path, "valid") == ([1, 2, 3], [6.0, 5.25, 5.0])
 
 
+def test_the_first_part_of_a_training_is_counted_before_the_rest(tmp_path):
+    write_curve(tmp_path / "head", [(1, 9.0, 9.5), (2, 8.0, 8.5)])
+    write_curve(tmp_path, [(1, 5.0, 6.0)])
+    assert report.read_curve(tmp_path, "valid") == ([1, 2, 3], [9.5, 8.5, 6.0])
+
+
 def test_curves_of_a_real_training_are_the_trainers_own_record(stage1):
     run = stage1("conformer")
     checkpoint = torch.load(run.exp / "checkpoint.pth", weights_only=False)

@@ -60,6 +60,8 @@ asr_config=           # Config of asr_train (default: conf/train_asr_${encoder}_
 asr_args=             # Arguments for asr_train, e.g. "--max_epoch 10".
 asr_tag=              # Suffix of the directory of stage 2.
 asr_exp=              # Directory of stage 2. If given, asr_tag is ignored.
+head_args=            # Arguments for a first part with the encoder frozen; empty: none.
+finetune_args=        # Arguments for training on from a pre-trained encoder.
 feats_normalize=global_mvn # global_mvn or utterance_mvn.
 
 # Decoding
@@ -144,6 +146,11 @@ Options:
     --asr_args     # Arguments for asr_train (default="${asr_args}").
     --asr_tag      # Suffix of the directory of stage 2 (default: encoder and teachers).
     --asr_exp      # Directory of stage 2; if given, asr_tag is ignored (default="${asr_exp}").
+    --head_args    # Arguments of asr_train for a first part of stage 11, in which the
+                   # pre-trained encoder is frozen and the rest learns to use it, e.g.
+                   # "--max_epoch 8"; empty: no such part (default="${head_args}").
+    --finetune_args # Arguments of asr_train for the (rest of the) training of a student
+                   # whose encoder was pre-trained (default="${finetune_args}").
     --feats_normalize # global_mvn or utterance_mvn (default="${feats_normalize}").
 
     # Decoding
@@ -358,7 +365,7 @@ pretrain() {
     fi
     same_settings "${mtkd_exp}"
     log "log: ${mtkd_exp}/train.log"
-    # shellcheck disable=SC2086
+    # shellcheck disable=SC2086,SC2154  # cuda_cmd is set by cmd.sh
     with_progress "${mtkd_exp}/train.log" \
         env OMP_NUM_THREADS="${num_threads}" \
         ${python} -m espnet2.bin.launch \
@@ -395,18 +402,31 @@ run_stage 10 "${mtkd_exp}/.done_handover_${asr_exp##*/}" \
     "hand-over: ${mtkd_exp}/${pretrained_checkpoint} -> the encoder of ${asr_config}" \
     "${pretrained_checkpoint}" check_handover
 
-_init=()
 if [ "${teachers}" = none ]; then
     key=${data_key}
-else
-    _init=(--pretrained_model "${mtkd_exp}/${pretrained_checkpoint}:encoder:encoder")
+    head_args=
+    finetune_args=
 fi
-finetune() {
-    same_settings "${asr_exp}"
-    with_progress "${asr_exp}/train.log" asr 11 "${_init[@]}"
+# A random decoder's gradients, at a learning rate that suits it, undo the pre-training in
+# one epoch; so it may learn first, on the frozen encoder.
+train_part() {  # <asr_exp> <initial parameters> <arguments of asr_train>
+    same_settings "$1"
+    with_progress "$1/train.log" asr 11 --asr_exp "$1" --asr_args "$3 --seed ${seed}" \
+        ${2:+--pretrained_model "$2"}
+}
+train_transducer() {
+    local init=
+    [ "${teachers}" = none ] || init=${mtkd_exp}/${pretrained_checkpoint}:encoder:encoder
+    if [ -n "${head_args}" ]; then
+        log "first the decoder, encoder frozen -> ${asr_exp}/head"
+        train_part "${asr_exp}/head" "${init}" "${asr_args} --freeze_param encoder ${head_args}"
+        init=${asr_exp}/head/valid.loss.best.pth
+    fi
+    train_part "${asr_exp}" "${init}" "${asr_args} ${finetune_args}"
 }
 run_stage 11 "${asr_exp}/.done_train" "transducer training: ${dumpdir}/raw -> ${asr_exp}" \
-    "$(settings "${asr_config}") ${asr_args} ${seed} ${_init[*]-}" finetune
+    "$(settings "${asr_config}") ${asr_args} ${head_args} ${finetune_args} ${seed}" \
+    train_transducer
 
 decode() {
     local total=0 dset

@@ -73,15 +73,19 @@ for model in tiny.en base; do
 done
 
 expdir=exp
+head_epochs=8
+finetune_epochs=12
 note="One speaker, about 0.2 hours of training audio: not comparable with LibriSpeech."
 note+=" The teachers, Whisper's encoders, were trained on transcribed speech."
 common=(
     --train_set train --valid_set valid --test_sets test
-    --lang en --token_type bpe --nbpe 100 --max_wav_duration 30
+    --lang en --token_type char --max_wav_duration 30
     --ngpu 0 --nj 2 --inference_nj 2 --python "${python}"
 )
 if [ "${budget}" = smoke ]; then
     expdir=exp_smoke
+    head_epochs=1
+    finetune_epochs=1
     note="One epoch a training shows that all stages run; the error rates mean nothing."
     common+=(
         --mtkd_args "--max_epoch 1"
@@ -89,6 +93,11 @@ if [ "${budget}" = smoke ]; then
     )
 fi
 common+=(--expdir "${expdir}")
+# With teachers, stage 2's epochs (as many as from scratch) fall into two parts.
+finetune=(
+    --head_args "--max_epoch ${head_epochs} --optim_conf lr=0.003 --scheduler_conf warmup_steps=50"
+    --finetune_args "--max_epoch ${finetune_epochs} --optim_conf lr=0.0005 --scheduler_conf warmup_steps=100"
+)
 
 rows=()
 row() {  # <encoder> <name> <teachers>
@@ -98,7 +107,7 @@ row() {  # <encoder> <name> <teachers>
         log "======== $1: $2, seed ${seed} ========"
         tag=$1_$3
         [ "${seed}" = 0 ] || tag+=_seed${seed}
-        ./mtkd.sh "${common[@]}" --encoder "$1" --teachers "${teachers}" \
+        ./mtkd.sh "${common[@]}" "${finetune[@]}" --encoder "$1" --teachers "${teachers}" \
             --mtkd_tag "${tag}" --asr_tag "${tag}" --seed "${seed}" "${options[@]}"
         rows+=("$1: $2=${expdir}/asr_${tag}")
     done
