@@ -90,10 +90,7 @@ def finished(tmp_path_factory):
     (folder / "tree").mkdir()
     recipe = builders.mirror_recipe(folder / "tree", "asterisk")
     kill_in_training(recipe, folder / "killed.log")
-    done = {
-        int(x)
-        for x in re.findall(r"Stage (\d+): ", (folder / "killed.log").read_text())
-    }
+    done = [number for number, _ in stages((folder / "killed.log").read_text())]
     whole = run(recipe, folder / "whole.log")
     before = state_of(recipe)
     again = run(recipe, folder / "again.log")

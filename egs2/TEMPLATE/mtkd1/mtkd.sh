@@ -146,11 +146,11 @@ Options:
     --asr_args     # Arguments for asr_train (default="${asr_args}").
     --asr_tag      # Suffix of the directory of stage 2 (default: encoder and teachers).
     --asr_exp      # Directory of stage 2; if given, asr_tag is ignored (default="${asr_exp}").
-    --head_args    # Arguments of asr_train for a first part of stage 11, in which the
-                   # pre-trained encoder is frozen and the rest learns to use it, e.g.
-                   # "--max_epoch 8"; empty: no such part (default="${head_args}").
-    --finetune_args # Arguments of asr_train for the (rest of the) training of a student
-                   # whose encoder was pre-trained (default="${finetune_args}").
+    --head_args    # Arguments of asr_train for a first part of stage 11 (default="${head_args}"),
+                   # in which the pre-trained encoder is frozen and the decoder learns to
+                   # use it, e.g. "--max_epoch 8"; empty: no such part.
+    --finetune_args # Arguments of asr_train for what follows (default="${finetune_args}"),
+                   # the training of a student whose encoder was pre-trained.
     --feats_normalize # global_mvn or utterance_mvn (default="${feats_normalize}").
 
     # Decoding
