@@ -13,38 +13,54 @@ log() {
 budget=default  # smoke: all stages in minutes; default: two rows; full: all rows.
 encoder=conformer # of the default and smoke rows; full has both encoders.
 seeds=0
+pretrain_epochs=25   # Epochs of stage 1.
+head_epochs=8        # Epochs of stage 2 with the encoder frozen (with teachers).
+finetune_epochs=12   # Epochs of stage 2 after that; from scratch: both, at once.
 python=python3
 
 help_message=$(cat << EOF
 Usage: $0 [--budget smoke|default|full] [options of mtkd.sh]
 
-  smoke    both rows with 1 epoch a training: proves that all stages run (5 min)
-  default  from scratch, two teachers (40 min on two cores)
+  smoke    both rows with 1 epoch a training: proves that all stages run (10 min)
+  default  from scratch, two teachers (50 min on two cores)
   full     and one row per single teacher; both encoders
 
 Options:
     --budget  # Which rows, how long (default="${budget}").
     --encoder # conformer or contextual_block_conformer (default="${encoder}").
     --seeds   # Random seeds, e.g. "0 1 2": every row once for each (default="${seeds}").
+    --pretrain_epochs # Epochs of stage 1 (default="${pretrain_epochs}").
+    --head_epochs     # Epochs of stage 2 in which the pre-trained encoder is frozen
+                      # (default="${head_epochs}").
+    --finetune_epochs # Epochs of stage 2 after that (default="${finetune_epochs}"). From
+                      # scratch stage 2 has as many epochs as both together.
     --python  # Python to execute espnet commands (default="${python}").
     --help    # This text, then mtkd.sh's.
 All other options are mtkd.sh's, for every row: --stage, --stop_stage, --ngpu, --nj, ...
 EOF
 )
 
+command="egs2/asterisk/mtkd1/run.sh ${*@Q}"
 cd "$(dirname "$0")"
 root=$(cd ../../.. && pwd)
 options=()
 help=false
 while [ $# -gt 0 ]; do
     case $1 in
-        --budget | --encoder | --seeds | --python)
+        --budget | --encoder | --seeds | --python | \
+            --pretrain_epochs | --head_epochs | --finetune_epochs)
             [ $# -gt 1 ] || { log "Error: $1 needs a value"; exit 2; }
             printf -v "${1#--}" %s "$2"
             shift 2
             ;;
         --help | -h) help=true; shift ;;
         *) options+=("$1"); shift ;;
+    esac
+done
+for name in pretrain_epochs head_epochs finetune_epochs; do
+    case ${!name} in
+        '' | 0 | *[!0-9]*)
+            log "Error: --${name}: expected a number above 0, found '${!name}'"; exit 2 ;;
     esac
 done
 case ${budget} in
@@ -73,8 +89,6 @@ for model in tiny.en base; do
 done
 
 expdir=exp
-head_epochs=8
-finetune_epochs=12
 note="One speaker, about 0.2 hours of training audio: not comparable with LibriSpeech."
 note+=" The teachers, Whisper's encoders, were trained on transcribed speech."
 common=(
@@ -84,30 +98,32 @@ common=(
 )
 if [ "${budget}" = smoke ]; then
     expdir=exp_smoke
+    pretrain_epochs=1
     head_epochs=1
     finetune_epochs=1
     note="One epoch a training shows that all stages run; the error rates mean nothing."
-    common+=(
-        --mtkd_args "--max_epoch 1"
-        --asr_args "--max_epoch 1" --inference_args "--beam_size 1"
-    )
+    common+=(--inference_args "--beam_size 1")
 fi
 common+=(--expdir "${expdir}")
-# With teachers, stage 2's epochs (as many as from scratch) fall into two parts.
-finetune=(
+scratch=(--asr_args "--max_epoch $((head_epochs + finetune_epochs))")
+taught=(
+    --mtkd_args "--max_epoch ${pretrain_epochs}"
     --head_args "--max_epoch ${head_epochs} --optim_conf lr=0.003 --scheduler_conf warmup_steps=50"
     --finetune_args "--max_epoch ${finetune_epochs} --optim_conf lr=0.0005 --scheduler_conf warmup_steps=100"
 )
 
 rows=()
 row() {  # <encoder> <name> <teachers>
-    local seed tag teachers=none
-    [ "$3" = scratch ] || teachers=conf/$3.yaml
+    local seed tag teachers=none args=("${scratch[@]}")
+    if [ "$3" != scratch ]; then
+        teachers=conf/$3.yaml
+        args=("${taught[@]}")
+    fi
     for seed in ${seeds}; do
         log "======== $1: $2, seed ${seed} ========"
         tag=$1_$3
         [ "${seed}" = 0 ] || tag+=_seed${seed}
-        ./mtkd.sh "${common[@]}" "${finetune[@]}" --encoder "$1" --teachers "${teachers}" \
+        ./mtkd.sh "${common[@]}" "${args[@]}" --encoder "$1" --teachers "${teachers}" \
             --mtkd_tag "${tag}" --asr_tag "${tag}" --seed "${seed}" "${options[@]}"
         rows+=("$1: $2=${expdir}/asr_${tag}")
     done
@@ -133,4 +149,4 @@ done
 scripts/utils/show_asr_result.sh "${expdir}" > "${expdir}/results_espnet.md"
 ${python} -m espnet_mtkd.bin.mtkd_report --expdir "${expdir}" --rows "${rows[@]}" \
     --espnet_results "${expdir}/results_espnet.md" --note "${note}" \
-    --command "egs2/asterisk/mtkd1/run.sh --budget ${budget} --seeds '${seeds}'"
+    --command "${command}"

@@ -1,0 +1,445 @@
+#!/usr/bin/env bash
+
+# Set bash to 'debug' mode, it will exit on :
+# -e 'error', -u 'undefined variable', -o ... 'error in pipeline', -x 'print commands',
+set -e
+set -u
+set -o pipefail
+
+log() {
+    local fname=${BASH_SOURCE[1]##*/}
+    echo -e "$(date '+%Y-%m-%dT%H:%M:%S') (${fname}:${BASH_LINENO[0]}:${FUNCNAME[1]}) $*"
+}
+
+# General configuration
+stage=1              # Processes starts from the specified stage.
+stop_stage=10000     # Processes is stopped at the specified stage.
+skip_stages=         # Stages to be skipped, e.g. "7 10".
+skip_data_prep=false # Skip data preparation (stages 1 to 5).
+skip_train=false     # Skip training (stages 6 to 11).
+skip_eval=false      # Skip decoding and scoring (stages 12 and 13).
+skip_packing=true    # Skip packing (stage 14).
+skip_upload_hf=true  # Skip uploading to Hugging Face (stage 15).
+ngpu=1               # The number of gpus ("0" uses cpu, otherwise use gpu).
+num_nodes=1          # The number of nodes.
+nj=32                # The number of parallel jobs.
+inference_nj=32      # The number of parallel jobs in decoding.
+num_threads=         # Threads of a training on the CPU (default: all cores).
+gpu_inference=false  # Whether to decode on gpu.
+dumpdir=dump         # Directory to dump features.
+expdir=exp           # Directory to save experiments.
+python=python3       # Python to execute espnet commands.
+seed=0               # Random seed of both trainings.
+
+# Data and tokens, as in asr.sh
+local_data_opts=      # Options for local/data.sh.
+speed_perturb_factors= # Perturbation factors, e.g. "0.9 1.0 1.1" (separated by space).
+audio_format=flac     # Audio format of the dump.
+fs=16k                # Sampling rate; teachers expect 16 kHz.
+min_wav_duration=0.1  # Minimum duration in second.
+max_wav_duration=20   # Maximum duration in second.
+lang=noinfo           # The language type of corpus.
+token_type=bpe        # Tokenization type (char or bpe).
+nbpe=500              # The number of BPE vocabulary.
+bpemode=unigram       # Mode of BPE (unigram or bpe).
+train_set=            # Name of training set.
+valid_set=            # Name of validation set.
+test_sets=            # Names of test sets.
+
+# Stage 1: distillation from the teachers' embeddings
+teachers=conf/teachers.yaml # YAML list of teachers; "none" trains from scratch.
+train_config=conf/train_mtkd.yaml # Config of mtkd_train.
+mtkd_args=            # Arguments for mtkd_train, e.g. "--max_epoch 10".
+mtkd_tag=             # Suffix of the directory of stage 1.
+mtkd_exp=             # Directory of stage 1. If given, mtkd_tag is ignored.
+pretrained_checkpoint=valid.loss.best.pth # File of stage 1 that is handed over.
+
+# Stage 2: ESPnet's transducer ASR training
+encoder=conformer     # conformer or contextual_block_conformer (streaming).
+asr_config=           # Config of asr_train (default: conf/train_asr_${encoder}_transducer.yaml).
+asr_args=             # Arguments for asr_train, e.g. "--max_epoch 10".
+asr_tag=              # Suffix of the directory of stage 2.
+asr_exp=              # Directory of stage 2. If given, asr_tag is ignored.
+head_args=            # Arguments for a first part with the encoder frozen; empty: none.
+finetune_args=        # Arguments for training on from a pre-trained encoder.
+feats_normalize=global_mvn # global_mvn or utterance_mvn.
+
+# Decoding
+inference_config=conf/decode_asr.yaml # Config of asr_inference.
+inference_args=       # Arguments for asr_inference.
+inference_asr_model=valid.loss.ave.pth # Model file to decode with.
+hf_repo=              # Hugging Face repository to upload to.
+
+help_message=$(cat << EOF
+Usage: $0 --train_set <train_set_name> --valid_set <valid_set_name> --test_sets <test_set_names>
+
+Trains one student: its encoder on the embeddings of the teachers (stages 6 to 9), then
+the whole transducer by ESPnet's asr.sh (stages 10 to 13). Stages 1 to 5 and 11 to 15 are
+asr.sh's own, under its numbers. A stage that was finished with the same settings says so
+and does nothing.
+
+Stages:
+    1  local/data.sh                                -> data/<set>
+    2  speed perturbation                           -> data/<train_set>_sp
+    3  format wav.scp                               -> ${dumpdir}/raw/<set>
+    4  remove long and short data                   -> ${dumpdir}/raw/<set>
+    5  token list                                   -> data/<lang>_token_list
+    6  lengths and feature statistics (asr.sh's 10) -> ${expdir}/asr_stats_*
+    7  try each teacher, look at all audio          -> ${expdir}/mtkd_stats
+    8  (free)
+    9  pre-train the encoder on the teachers        -> ${expdir}/mtkd_<tag>
+    10 check that stage 11 takes over the encoder whole
+    11 train the transducer                         -> ${expdir}/asr_<tag>
+    12 decode                                       -> ${expdir}/asr_<tag>/<decoding>/<set>
+    13 score                                        -> ${expdir}/asr_<tag>/RESULTS.md
+    14 pack, 15 upload (with --skip_packing false, --skip_upload_hf false)
+
+Options:
+    # General configuration
+    --stage          # Processes starts from the specified stage (default="${stage}").
+    --stop_stage     # Processes is stopped at the specified stage (default="${stop_stage}").
+    --skip_stages    # Stages to be skipped (default="${skip_stages}").
+    --skip_data_prep # Skip data preparation, stages 1 to 5 (default="${skip_data_prep}").
+    --skip_train     # Skip training, stages 6 to 11 (default="${skip_train}").
+    --skip_eval      # Skip decoding and scoring, stages 12 and 13 (default="${skip_eval}").
+    --skip_packing   # Skip packing, stage 14 (default="${skip_packing}").
+    --skip_upload_hf # Skip uploading, stage 15 (default="${skip_upload_hf}").
+    --ngpu           # The number of gpus ("0" uses cpu, otherwise use gpu, default="${ngpu}").
+    --num_nodes      # The number of nodes (default="${num_nodes}").
+    --nj             # The number of parallel jobs (default="${nj}").
+    --inference_nj   # The number of parallel jobs in decoding (default="${inference_nj}").
+    --num_threads    # Threads of a training on the CPU (default: all cores).
+    --gpu_inference  # Whether to perform gpu decoding (default="${gpu_inference}").
+    --dumpdir        # Directory to dump features (default="${dumpdir}").
+    --expdir         # Directory to save experiments (default="${expdir}").
+    --python         # Specify python to execute espnet commands (default="${python}").
+    --seed           # Random seed of both trainings (default="${seed}").
+
+    # Data and tokens, as in asr.sh
+    --local_data_opts  # The options given to local/data.sh (default="${local_data_opts}").
+    --speed_perturb_factors # Speed perturbation factors, e.g. "0.9 1.0 1.1" (default="${speed_perturb_factors}").
+    --audio_format     # Audio format of the dump: wav or flac (default="${audio_format}").
+    --fs               # Sampling rate; teachers expect 16 kHz (default="${fs}").
+    --min_wav_duration # Minimum duration in second (default="${min_wav_duration}").
+    --max_wav_duration # Maximum duration in second (default="${max_wav_duration}").
+    --lang             # The language type of corpus (default="${lang}").
+    --token_type       # Tokenization type, char or bpe (default="${token_type}").
+    --nbpe             # The number of BPE vocabulary (default="${nbpe}").
+    --bpemode          # Mode of BPE, unigram or bpe (default="${bpemode}").
+    --train_set        # Name of training set (required).
+    --valid_set        # Name of validation set (required).
+    --test_sets        # Names of test sets (required).
+
+    # Stage 1: distillation from the teachers' embeddings
+    --teachers     # YAML list of teachers, or "none" to train from scratch (default="${teachers}").
+    --train_config # Config of mtkd_train (default="${train_config}").
+    --mtkd_args    # Arguments for mtkd_train, e.g. "--max_epoch 10" (default="${mtkd_args}").
+                   # They overwrite those of the config.
+    --mtkd_tag     # Suffix of the directory of stage 1 (default: encoder and teachers).
+    --mtkd_exp     # Directory of stage 1; if given, mtkd_tag is ignored (default="${mtkd_exp}").
+    --pretrained_checkpoint # File of stage 1 that is handed over (default="${pretrained_checkpoint}").
+
+    # Stage 2: ESPnet's transducer ASR training
+    --encoder      # conformer or contextual_block_conformer, the streaming one (default="${encoder}").
+    --asr_config   # Config of asr_train (default="conf/train_asr_<encoder>_transducer.yaml").
+                   # Stage 1 takes the student's frontend and encoder from it.
+    --asr_args     # Arguments for asr_train (default="${asr_args}").
+    --asr_tag      # Suffix of the directory of stage 2 (default: encoder and teachers).
+    --asr_exp      # Directory of stage 2; if given, asr_tag is ignored (default="${asr_exp}").
+    --head_args    # Arguments of asr_train for a first part of stage 11 (default="${head_args}"),
+                   # in which the pre-trained encoder is frozen and the decoder learns to
+                   # use it, e.g. "--max_epoch 8"; empty: no such part.
+    --finetune_args # Arguments of asr_train for what follows (default="${finetune_args}"),
+                   # the training of a student whose encoder was pre-trained.
+    --feats_normalize # global_mvn or utterance_mvn (default="${feats_normalize}").
+
+    # Decoding
+    --inference_config    # Config of asr_inference (default="${inference_config}").
+    --inference_args      # Arguments for asr_inference (default="${inference_args}").
+    --inference_asr_model # Model file to decode with (default="${inference_asr_model}").
+    --hf_repo             # Hugging Face repository to upload to (default="${hf_repo}").
+EOF
+)
+
+log "$0 $*"
+. utils/parse_options.sh
+
+fail() {
+    log "Error: $*"
+    exit 2
+}
+[ $# -eq 0 ] || { log "${help_message}"; fail "no positional arguments are expected, found: $*"; }
+
+. ./path.sh
+. ./cmd.sh
+
+for name in train_set valid_set test_sets; do
+    [ -n "${!name}" ] || fail "--${name} is required"
+done
+case ${encoder} in
+    conformer | contextual_block_conformer) ;;
+    *) fail "--encoder: expected conformer or contextual_block_conformer, found '${encoder}'" ;;
+esac
+: "${asr_config:=conf/train_asr_${encoder}_transducer.yaml}"
+for name in asr_config inference_config; do
+    [ -f "${!name}" ] || fail "--${name}: no such file: ${!name}"
+done
+if [ "${teachers}" != none ]; then
+    for name in teachers train_config; do
+        [ -f "${!name}" ] || fail "--${name}: no such file: ${!name}"
+    done
+fi
+case ${expdir} in
+    *:*) fail "--expdir: ESPnet's --init_param splits paths at ':', found '${expdir}'" ;;
+esac
+if [ -z "${num_threads}" ]; then
+    if [ "${ngpu}" -eq 0 ]; then num_threads=$(nproc); else num_threads=1; fi
+fi
+
+# ======================== Names of the experiments ========================
+_teachers=$(basename "${teachers}" .yaml)
+_suffix=
+[ "${seed}" = 0 ] || _suffix=_seed${seed}
+_args_tag() { echo "$1" | sed -e "s/--/\_/g" -e "s/[ |=/]//g"; }
+: "${mtkd_tag:=${encoder}_${_teachers}$(_args_tag "${mtkd_args}")${_suffix}}"
+: "${mtkd_exp:=${expdir}/mtkd_${mtkd_tag}}"
+if [ "${teachers}" = none ]; then
+    : "${asr_tag:=${encoder}_scratch$(_args_tag "${asr_args}")${_suffix}}"
+else
+    : "${asr_tag:=${mtkd_tag}$(_args_tag "${asr_args}")}"
+fi
+: "${asr_exp:=${expdir}/asr_${asr_tag}}"
+
+_sp=
+[ -z "${speed_perturb_factors}" ] || _sp=_sp
+_train=${dumpdir}/raw/${train_set}${_sp}
+_valid=${dumpdir}/raw/${valid_set}
+_tokens=${token_type}
+[ "${token_type}" != bpe ] || _tokens=bpe${nbpe}
+asr_stats_dir=${expdir}/asr_stats_raw_${lang}_${_tokens}${_sp}
+mtkd_stats_dir=${expdir}/mtkd_stats
+
+# ======================== How a stage is run ========================
+"${skip_data_prep}" && skip_stages+=" 1 2 3 4 5 "
+"${skip_train}" && skip_stages+=" 2 4 5 6 7 9 10 11 "
+"${skip_eval}" && skip_stages+=" 12 13 "
+"${skip_packing}" && skip_stages+=" 14 "
+"${skip_upload_hf}" && skip_stages+=" 15 "
+[ "${teachers}" = none ] && skip_stages+=" 7 9 10 "
+
+# A stage's key is a digest of all that its result depends on, the key of the stage
+# before it included. The key is written when the stage has ended well; a stage whose
+# key stands already has nothing to do.
+key=
+run_stage() {  # <number> <key file> <title> <what it depends on> <command ...>
+    local number=$1 file=$2 title=$3 depends=$4
+    shift 4
+    key=$(printf '%s\n' "${key}" "${number}" "${depends}" | sha256sum | cut -c 1-16)
+    if [ "${stage}" -gt "${number}" ] || [ "${stop_stage}" -lt "${number}" ] \
+        || [[ " ${skip_stages} " =~ [[:space:]]${number}[[:space:]] ]]; then
+        return 0
+    fi
+    if [ -f "${file}" ] && [ "$(<"${file}")" = "${key}" ]; then
+        log "Stage ${number}: ${title}: finished before"
+        return 0
+    fi
+    log "Stage ${number}: ${title}"
+    local start=${SECONDS}
+    mkdir -p "$(dirname "${file}")"
+    "$@"
+    echo "${key}" > "${file}.tmp"
+    mv "${file}.tmp" "${file}"
+    mkdir -p "${expdir}"
+    printf '%s\t%s\t%s\t%s\n' "${asr_exp##*/}" "${number}" "${title}" \
+        "$((SECONDS - start))" >> "${expdir}/stage_times.tsv"
+}
+
+# What YAML files say, without comments and empty lines.
+settings() {
+    local file
+    for file in "$@"; do
+        [ ! -f "${file}" ] || sed -e 's/[[:space:]]*#.*//' -e '/^[[:space:]]*$/d' "${file}"
+    done
+}
+
+# A training resumes from its checkpoint, but only one that began with these settings.
+same_settings() {  # <directory>
+    local file=$1/.settings
+    mkdir -p "$1"
+    if [ -f "$1/checkpoint.pth" ] && [ "$(cat "${file}" 2>/dev/null)" != "${key}" ]; then
+        : "$1 holds a training with other settings, data or configs: remove it," \
+            "or give this one another name (--mtkd_tag, --asr_tag)"
+    fi
+    echo "${key}" > "${file}"
+}
+
+# Shows the epochs and ESPnet's estimate of the time left while a training runs.
+with_progress() {  # <log file> <command ...>
+    local logfile=$1 watcher status=0
+    shift
+    tail -q -n 0 -F "${logfile}" 2>/dev/null \
+        > >(sed -u -n -e 's/.*INFO: \([0-9/]*\)epoch started/    epoch \1/p') &
+    watcher=$!
+    MTKD_NUM_THREADS=${num_threads} "$@" || status=$?
+    kill "${watcher}" 2>/dev/null || true
+    wait "${watcher}" 2>/dev/null || true
+    return "${status}"
+}
+
+# Shows how many utterances are decoded and the time that the rest will take.
+with_count() {  # <number in all> <pattern> <log files' glob> <command ...>
+    local total=$1 pattern=$2 glob=$3 watcher status=0
+    shift 3
+    (
+        begin=${SECONDS}
+        while sleep 10; do
+            # shellcheck disable=SC2086
+            done=$(cat ${glob} 2>/dev/null | grep -c "${pattern}" || true)
+            [ "${done}" -gt 0 ] || continue
+            left=$(( (SECONDS - begin) * (total - done) / done ))
+            echo "    ${done} of ${total} utterances, about ${left} s left"
+        done
+    ) &
+    watcher=$!
+    "$@" || status=$?
+    kill "${watcher}" 2>/dev/null || true
+    wait "${watcher}" 2>/dev/null || true
+    return "${status}"
+}
+
+asr() {  # <stage of asr.sh> <further options ...>
+    local number=$1
+    shift
+    ./asr.sh --stage "${number}" --stop_stage "${number}" \
+        --ngpu "${ngpu}" --num_nodes "${num_nodes}" --nj "${nj}" \
+        --inference_nj "${inference_nj}" --gpu_inference "${gpu_inference}" \
+        --dumpdir "${dumpdir}" --expdir "${expdir}" --python "${python}" \
+        --local_data_opts "${local_data_opts}" \
+        --speed_perturb_factors "${speed_perturb_factors}" \
+        --audio_format "${audio_format}" --fs "${fs}" --lang "${lang}" \
+        --min_wav_duration "${min_wav_duration}" \
+        --max_wav_duration "${max_wav_duration}" \
+        --token_type "${token_type}" --nbpe "${nbpe}" --bpemode "${bpemode}" \
+        --use_lm false --feats_normalize "${feats_normalize}" \
+        --train_set "${train_set}" --valid_set "${valid_set}" --test_sets "${test_sets}" \
+        --asr_config "${asr_config}" --asr_stats_dir "${asr_stats_dir}" \
+        --asr_exp "${asr_exp}" --asr_args "${asr_args} --seed ${seed}" \
+        --inference_config "${inference_config}" --inference_args "${inference_args}" \
+        --inference_asr_model "${inference_asr_model}" \
+        --skip_packing "${skip_packing}" --skip_upload_hf "${skip_upload_hf}" \
+        --hf_repo "${hf_repo}" "$@"
+}
+
+# ======================== Main stages start from here. ========================
+SECONDS=0
+done_dir=${dumpdir}/.done_${train_set}${_sp}
+_sets="${train_set} ${valid_set} ${test_sets} ${fs} ${audio_format}"
+
+run_stage 1 "${done_dir}/1" "data preparation: local/data.sh -> data" \
+    "${_sets} ${local_data_opts} $(cat local/*)" asr 1
+run_stage 2 "${done_dir}/2" "speed perturbation: data -> data" \
+    "${speed_perturb_factors}" asr 2
+run_stage 3 "${done_dir}/3" "format wav.scp: data -> ${dumpdir}/raw/org" "" asr 3
+run_stage 4 "${done_dir}/4" "remove long/short data: ${dumpdir}/raw/org -> ${dumpdir}/raw" \
+    "${min_wav_duration} ${max_wav_duration}" asr 4
+run_stage 5 "${done_dir}/5_${lang}_${_tokens}" "token list: ${dumpdir}/raw -> data" \
+    "${lang} ${token_type} ${nbpe} ${bpemode}" asr 5
+run_stage 6 "${asr_stats_dir}/.done" \
+    "lengths and feature statistics: ${dumpdir}/raw -> ${asr_stats_dir}" \
+    "$(settings "${asr_config}" | awk '/^[^ ]/ { f = /^frontend/ } f') ${feats_normalize}" \
+    asr 10
+data_key=${key}
+
+check_teachers_and_audio() {
+    ${python} -m espnet_mtkd.bin.mtkd_doctor --teachers "${teachers}" \
+        --data_dir "${_train}" "${_valid}" --out_dir "${mtkd_stats_dir}" --nj "${nj}"
+}
+run_stage 7 "${mtkd_stats_dir}/.done_${_teachers}" \
+    "teachers and audio: ${teachers}, ${dumpdir}/raw -> ${mtkd_stats_dir}" \
+    "$(settings "${teachers}")" check_teachers_and_audio
+
+pretrain() {
+    local normalize="--normalize ${feats_normalize}"
+    if [ "${feats_normalize}" = global_mvn ]; then
+        normalize+=" --normalize_conf stats_file=${asr_stats_dir}/train/feats_stats.npz"
+    fi
+    same_settings "${mtkd_exp}"
+    log "log: ${mtkd_exp}/train.log"
+    # shellcheck disable=SC2086,SC2154  # cuda_cmd is set by cmd.sh
+    with_progress "${mtkd_exp}/train.log" \
+        env OMP_NUM_THREADS="${num_threads}" \
+        ${python} -m espnet2.bin.launch \
+            --cmd "${cuda_cmd} --name ${mtkd_exp}/train.log" \
+            --log "${mtkd_exp}/train.log" \
+            --ngpu "${ngpu}" \
+            --num_nodes "${num_nodes}" \
+            --init_file_prefix "${mtkd_exp}/.dist_init_" \
+            --multiprocessing_distributed true -- \
+            ${python} -m espnet_mtkd.bin.mtkd_train \
+                --config "${train_config}" \
+                --student_config "${asr_config}" \
+                --teachers "${teachers}" \
+                ${normalize} \
+                --train_data_path_and_name_and_type "${_train}/wav.scp,speech,sound" \
+                --valid_data_path_and_name_and_type "${_valid}/wav.scp,speech,sound" \
+                --train_shape_file "${mtkd_stats_dir}/$(basename "${_train}")/speech_shape" \
+                --valid_shape_file "${mtkd_stats_dir}/$(basename "${_valid}")/speech_shape" \
+                --resume true \
+                --output_dir "${mtkd_exp}" \
+                --seed "${seed}" ${mtkd_args}
+}
+run_stage 9 "${mtkd_exp}/.done" \
+    "pre-training: ${dumpdir}/raw, ${teachers} -> ${mtkd_exp}" \
+    "$(settings "${train_config}" "${asr_config}") ${mtkd_args} ${seed}" pretrain
+
+check_handover() {
+    ${python} -m espnet_mtkd.bin.mtkd_handover \
+        --checkpoint "${mtkd_exp}/${pretrained_checkpoint}" \
+        --mtkd_config "${mtkd_exp}/config.yaml" --asr_config "${asr_config}" \
+        --wav_scp "${_valid}/wav.scp"
+}
+run_stage 10 "${mtkd_exp}/.done_handover_${asr_exp##*/}" \
+    "hand-over: ${mtkd_exp}/${pretrained_checkpoint} -> the encoder of ${asr_config}" \
+    "${pretrained_checkpoint}" check_handover
+
+if [ "${teachers}" = none ]; then
+    key=${data_key}
+    head_args=
+    finetune_args=
+fi
+# A random decoder's gradients, at a learning rate that suits it, undo the pre-training in
+# one epoch; so it may learn first, on the frozen encoder.
+train_part() {  # <asr_exp> <initial parameters> <arguments of asr_train>
+    same_settings "$1"
+    with_progress "$1/train.log" asr 11 --asr_exp "$1" --asr_args "$3 --seed ${seed}" \
+        ${2:+--pretrained_model "$2"}
+}
+train_transducer() {
+    local init=
+    [ "${teachers}" = none ] || init=${mtkd_exp}/${pretrained_checkpoint}:encoder:encoder
+    if [ -n "${head_args}" ]; then
+        log "first the decoder, encoder frozen -> ${asr_exp}/head"
+        train_part "${asr_exp}/head" "${init}" "${asr_args} --freeze_param encoder ${head_args}"
+        init=${asr_exp}/head/valid.loss.best.pth
+    fi
+    train_part "${asr_exp}" "${init}" "${asr_args} ${finetune_args}"
+}
+run_stage 11 "${asr_exp}/.done_train" "transducer training: ${dumpdir}/raw -> ${asr_exp}" \
+    "$(settings "${asr_config}") ${asr_args} ${head_args} ${finetune_args} ${seed}" \
+    train_transducer
+
+decode() {
+    local total=0 dset
+    for dset in ${test_sets}; do
+        total=$((total + $(wc -l < "${dumpdir}/raw/${dset}/wav.scp")))
+    done
+    with_count "${total}" "best hypo" "${asr_exp}/*/*/logdir/asr_inference.*.log" asr 12
+}
+run_stage 12 "${asr_exp}/.done_decode" "decoding: ${asr_exp} -> ${asr_exp}" \
+    "$(settings "${inference_config}") ${inference_args} ${inference_asr_model}" decode
+run_stage 13 "${asr_exp}/.done_score" "scoring: ${asr_exp} -> ${asr_exp}/RESULTS.md" \
+    "" asr 13
+run_stage 14 "${asr_exp}/.done_pack" "packing: ${asr_exp} -> ${asr_exp}/*.zip" "" asr 14
+run_stage 15 "${asr_exp}/.done_upload" "uploading: ${asr_exp} -> ${hf_repo}" "" asr 15
+
+log "Successfully finished. [elapsed=${SECONDS}s]"
