@@ -121,6 +121,24 @@ def check_data_dir(data_dir: Path, shape_file: Path, nj: int = 1) -> None:
     write_atomically(stamp, digest)
 
 
+def read_lengths(shape_file: Path) -> dict[str, int]:
+    """Utterance -> samples, of a file that `check_data_dir` wrote.
+
+    Raises:
+        DataError: a line of another form.
+    """
+    lengths = {}
+    for number, line in enumerate(shape_file.read_text("utf-8").splitlines(), 1):
+        utt, _, num_samples = line.partition(" ")
+        if not num_samples.isdigit():
+            raise DataError(
+                f"{shape_file}:{number}: expected '<utterance> <samples>', found "
+                f"'{line[:80]}'"
+            )
+        lengths[utt] = int(num_samples)
+    return lengths
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file so that it is either whole or not there."""
     temporary = path.with_name(path.name + ".tmp")

@@ -31,6 +31,12 @@ class DataError(MTKDError):
     exit_code = 4
 
 
+class TargetStoreError(MTKDError):
+    """Stored targets are missing, damaged, or of another teacher or audio."""
+
+    exit_code = 5
+
+
 class DiskError(MTKDError):
     """Too little disk space, or a write that failed for that reason."""
 

@@ -17,9 +17,14 @@ class EmbeddingLoss(nn.Module):
     Args:
         l1, mse, cosine: weights of the three parts.
 
+    Attributes:
+        statistic: the part that is reported beside the loss.
+
     Raises:
         ConfigError: all weights are zero, or one is negative.
     """
+
+    statistic = "cosine"
 
     def __init__(self, l1: float = 1.0, mse: float = 0.0, cosine: float = 1.0):
         super().__init__()
@@ -66,3 +71,34 @@ class EmbeddingLoss(nn.Module):
         terms = {**parts, "cosine": average(1.0 - cosine_BTR)}
         loss = sum(w * terms[k] for k, w in self.weights.items() if w > 0)
         return loss, {k: v.detach() for k, v in parts.items()}
+
+
+class CodebookLoss(nn.Module):
+    """Cross-entropy of predicted codes, averaged over codebooks and valid frames.
+
+    What MVQ-KD (arXiv 2211.00508) trains with: each codebook is a classification of its
+    own, independent of the others given the student's frame.
+    """
+
+    statistic = "accuracy"
+
+    def forward(self, logits_BTRC, target_BTRM, lengths_B):
+        """Loss and its parts over the first `lengths_B` frames of each utterance.
+
+        Args:
+            logits_BTRC: (B, T, R, M * 256), codebook after codebook.
+            target_BTRM: (B, T, R, M) codes, uint8.
+            lengths_B: (B,) valid student frames.
+
+        Returns:
+            Scalar loss in fp32 (nats), and {"accuracy"}, the share of codes whose
+            entry is the likeliest. No valid frame gives a loss of 0 with zero gradient.
+        """
+        T, M = logits_BTRC.size(1), target_BTRM.size(-1)
+        valid_BT = torch.arange(T, device=lengths_B.device) < lengths_B[:, None]
+        logits = logits_BTRC[valid_BT].float().unflatten(-1, (M, -1))  # (N, R, M, K)
+        target = target_BTRM[valid_BT].long()
+        loss = F.cross_entropy(logits.flatten(0, 2), target.flatten(), reduction="sum")
+        num_codes = max(1, target.numel())
+        hits = (logits.detach().argmax(-1) == target).sum()
+        return loss / num_codes, {"accuracy": hits / num_codes}

@@ -11,8 +11,9 @@ from torch import nn
 
 from espnet_mtkd.align import FrameAligner
 from espnet_mtkd.heads import PredictionHead
-from espnet_mtkd.losses import EmbeddingLoss
+from espnet_mtkd.losses import CodebookLoss, EmbeddingLoss
 from espnet_mtkd.normalize import Standardizer
+from espnet_mtkd.targets.quantizer import CODEBOOK_SIZE
 
 
 class ESPnetMTKDModel(AbsESPnetModel):
@@ -26,7 +27,8 @@ class ESPnetMTKDModel(AbsESPnetModel):
         teachers: object with `.targets` (list of `TargetSpec`) and
             `__call__(speech, lengths, utt_ids)`; must not be an `nn.Module`, so that
             it stays out of `state_dict()`, `parameters()` and DDP.
-        loss: distance between prediction and standardised target.
+        loss: distance between prediction and standardised target, or `CodebookLoss`
+            where the targets are codes.
         align: method of `FrameAligner`.
         extract_feats_in_collect_stats: ESPnet's option of that name.
     """
@@ -38,7 +40,7 @@ class ESPnetMTKDModel(AbsESPnetModel):
         normalize: AbsNormalize | None,
         encoder: AbsEncoder,
         teachers,
-        loss: EmbeddingLoss,
+        loss: EmbeddingLoss | CodebookLoss,
         align: str = "concat",
         extract_feats_in_collect_stats: bool = True,
     ):
@@ -57,13 +59,17 @@ class ESPnetMTKDModel(AbsESPnetModel):
             for spec in teachers.targets
         }
         self.standardizers = nn.ModuleDict(
-            {spec.name: Standardizer(spec.dim) for spec in teachers.targets}
+            {
+                spec.name: Standardizer(spec.dim)
+                for spec in teachers.targets
+                if spec.num_codebooks == 0
+            }
         )
         self.heads = nn.ModuleDict(
             {
                 spec.name: PredictionHead(
                     encoder.output_size(),
-                    spec.dim,
+                    spec.num_codebooks * CODEBOOK_SIZE or spec.dim,
                     self.aligners[spec.name].num_per_frame,
                 )
                 for spec in teachers.targets
@@ -76,7 +82,8 @@ class ESPnetMTKDModel(AbsESPnetModel):
         Args:
             speech: (B, N) waveforms at 16 kHz.
             speech_lengths: (B,) samples.
-            kwargs: `utt_id`, list of B strings, is used; the rest is ignored.
+            kwargs: `utt_id`, list of B strings, and `is_unlabelled`, (1,) bool, where
+                labelled and unlabelled batches are mixed, are used; the rest is not.
 
         Returns:
             Scalar loss, statistics, and the batch size as weight, as ESPnet's trainer
@@ -96,15 +103,22 @@ class ESPnetMTKDModel(AbsESPnetModel):
             aligner = self.aligners[spec.name]
             target_BTE, lengths = targets[spec.name]
             aligner.check(lengths, h_lengths, spec.name, utt_ids)
-            target_BTE = self.standardizers[spec.name](target_BTE)
+            if spec.num_codebooks == 0:
+                target_BTE = self.standardizers[spec.name](target_BTE)
             target_BTRE, lengths = aligner(target_BTE, lengths, h_BTD.size(1))
             lengths = torch.minimum(lengths, h_lengths)
             predicted_BTRE = self.heads[spec.name](h_BTD)
             part, parts = self.loss(predicted_BTRE, target_BTRE, lengths)
             loss = loss + spec.weight / total_weight * part
             stats[f"loss_{spec.name}"] = part.detach()
-            stats[f"cosine_{spec.name}"] = parts["cosine"]
+            statistic = self.loss.statistic
+            stats[f"{statistic}_{spec.name}"] = parts[statistic]
         stats["loss"] = loss.detach()
+        if "is_unlabelled" in kwargs:
+            # None is left out of the epoch's mean.
+            unlabelled = bool(kwargs["is_unlabelled"])
+            stats["loss_labelled"] = None if unlabelled else stats["loss"]
+            stats["loss_unlabelled"] = stats["loss"] if unlabelled else None
         return force_gatherable((loss, stats, speech.size(0)), loss.device)
 
     def encode(self, speech, speech_lengths):
@@ -137,10 +151,9 @@ class ESPnetMTKDModel(AbsESPnetModel):
     @torch.no_grad()
     def observe_targets(self, speech, speech_lengths, utt_ids=None) -> None:
         """Add a batch to the sample from which the targets' statistics are taken."""
-        for name, (target, lengths) in self.teachers(
-            speech, speech_lengths, utt_ids
-        ).items():
-            self.standardizers[name].observe(target, lengths)
+        targets = self.teachers(speech, speech_lengths, utt_ids)
+        for name, standardizer in self.standardizers.items():
+            standardizer.observe(*targets[name])
 
 
 @torch.no_grad()

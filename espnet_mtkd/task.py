@@ -26,9 +26,11 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str_or_none
 
 from espnet_mtkd.errors import ConfigError
-from espnet_mtkd.losses import EmbeddingLoss
+from espnet_mtkd.losses import CodebookLoss, EmbeddingLoss
+from espnet_mtkd.mixing import MixedIterFactory
 from espnet_mtkd.model import ESPnetMTKDModel
 from espnet_mtkd.teachers.base import parse_teachers
+from espnet_mtkd.teachers.cached import CachedTeacher
 from espnet_mtkd.teachers.memory import TargetMemory
 from espnet_mtkd.teachers.s3prl import TeacherPool
 from espnet_mtkd.trainer import MTKDTrainer
@@ -98,8 +100,42 @@ class MTKDTask(AbsTask):
             "--teacher_memory_mb",
             type=int,
             default=4096,
-            help="Teacher targets kept in main memory after the first epoch, in MB "
-            "per process; 0 computes them in every epoch",
+            help="Live teachers' targets kept in main memory after the first epoch, in "
+            "MB per process; 0 computes them in every epoch",
+        )
+        group.add_argument(
+            "--targets_dir",
+            type=str_or_none,
+            default=None,
+            help="Read the targets that mtkd_extract wrote there; no teacher is loaded",
+        )
+        group.add_argument(
+            "--target_type",
+            type=str,
+            default="embedding",
+            choices=["embedding", "codes"],
+            help="codes: learn the stored codes by cross-entropy (needs --targets_dir; "
+            "loss_conf is not used)",
+        )
+        group.add_argument(
+            "--unlabelled_wav_scp",
+            type=str,
+            nargs="*",
+            default=[],
+            help="wav.scp of audio without text, mixed with the training data",
+        )
+        group.add_argument(
+            "--unlabelled_shape_file",
+            type=str,
+            nargs="*",
+            default=[],
+            help="Lengths of that audio, one file for each wav.scp",
+        )
+        group.add_argument(
+            "--unlabelled_ratio",
+            type=float,
+            default=1.0,
+            help="Batches of unlabelled audio for each batch of the training data",
         )
         group.add_argument(
             "--align",
@@ -147,6 +183,33 @@ class MTKDTask(AbsTask):
         return ()
 
     @classmethod
+    def build_iter_factory(cls, args, distributed_option, mode, kwargs=None):
+        """ESPnet's, with the unlabelled audio mixed in for training.
+
+        Args:
+            args, distributed_option, mode, kwargs: see `AbsTask.build_iter_factory`.
+        """
+        build = super().build_iter_factory
+        factory = build(args, distributed_option, mode, kwargs)
+        if mode != "train" or not args.unlabelled_wav_scp:
+            return factory
+        unlabelled = [
+            build(
+                args,
+                distributed_option,
+                mode,
+                {
+                    "data_path_and_name_and_type": [(scp, "speech", "sound")],
+                    "shape_files": [shape],
+                },
+            )
+            for scp, shape in zip(
+                args.unlabelled_wav_scp, args.unlabelled_shape_file, strict=True
+            )
+        ]
+        return MixedIterFactory(factory, unlabelled, args.unlabelled_ratio, args.seed)
+
+    @classmethod
     def build_model(cls, args: argparse.Namespace) -> ESPnetMTKDModel:
         """Build student and teachers.
 
@@ -168,7 +231,14 @@ class MTKDTask(AbsTask):
             {**vars(c), "layers": None if c.layers is None else list(c.layers)}
             for c in configs
         ]
-        teachers = TargetMemory(TeacherPool(configs), args.teacher_memory_mb * 10**6)
+        as_codes = args.target_type == "codes"
+        if args.targets_dir is None:
+            live = TeacherPool(configs)
+            teachers = TargetMemory(live, args.teacher_memory_mb * 10**6)
+        else:
+            teachers = TeacherPool(
+                configs, lambda c: CachedTeacher(c, args.targets_dir, as_codes)
+            )
         frontend, specaug, normalize, encoder = build_student(args)
         model = ESPnetMTKDModel(
             frontend=frontend,
@@ -176,7 +246,9 @@ class MTKDTask(AbsTask):
             normalize=normalize,
             encoder=encoder,
             teachers=teachers,
-            loss=_build("loss_conf", EmbeddingLoss, args.loss_conf),
+            loss=CodebookLoss()
+            if as_codes
+            else _build("loss_conf", EmbeddingLoss, args.loss_conf),
             align=args.align,
         )
         logging.info("student: one frame each %g ms", model.frame_shift / 16)
@@ -218,7 +290,8 @@ def check_config(args: argparse.Namespace) -> None:
         args: ESPnet's arguments.
 
     Raises:
-        ConfigError: time warping is on, or the sampling rate is not 16 kHz.
+        ConfigError: time warping is on, the sampling rate is not 16 kHz, or options
+            that do not go together.
     """
     if args.specaug is not None and args.specaug_conf.get("apply_time_warp", True):
         raise ConfigError(
@@ -228,6 +301,26 @@ def check_config(args: argparse.Namespace) -> None:
     fs = str(args.frontend_conf.get("fs", 16000)).lower()
     if fs not in ("16000", "16k"):
         raise ConfigError(f"frontend_conf.fs: the teachers expect 16000, found {fs}")
+    if args.target_type == "codes" and args.targets_dir is None:
+        raise ConfigError(
+            "target_type codes: expected --targets_dir with stored codes "
+            "(mtkd_extract): live teachers give embeddings"
+        )
+    if args.target_type == "codes" and args.align != "concat":
+        raise ConfigError(
+            "target_type codes: codes cannot be averaged: expected align concat, "
+            f"found {args.align}"
+        )
+    if len(args.unlabelled_wav_scp) != len(args.unlabelled_shape_file):
+        raise ConfigError(
+            "--unlabelled_wav_scp, --unlabelled_shape_file: expected as many of one as "
+            f"of the other, found {len(args.unlabelled_wav_scp)} and "
+            f"{len(args.unlabelled_shape_file)}"
+        )
+    if not args.unlabelled_ratio > 0:
+        raise ConfigError(
+            f"--unlabelled_ratio: expected above 0, found {args.unlabelled_ratio}"
+        )
 
 
 def build_student(args: argparse.Namespace):

@@ -111,16 +111,15 @@ def main(cmd=None):
         raise ConfigError("nothing to do: give --teachers, --data_dir, or both")
     teachers = check_teachers(args.teachers) if args.teachers else []
     if args.data_dir:
-        from espnet_mtkd.audio import check_data_dir
+        from espnet_mtkd.audio import check_data_dir, read_lengths
         from espnet_mtkd.teachers.s3prl import check_length
 
         for data_dir in map(Path, args.data_dir):
             shape_file = Path(args.out_dir) / data_dir.name / "speech_shape"
             check_data_dir(data_dir, shape_file, args.nj)
-            lines = shape_file.read_text(encoding="utf-8").splitlines()
-            utts, lengths = zip(*(line.split() for line in lines), strict=True)
+            lengths = read_lengths(shape_file)
             for teacher in teachers:
-                check_length(teacher, lengths, utts)
+                check_length(teacher, lengths.values(), list(lengths))
 
 
 if __name__ == "__main__":

@@ -50,6 +50,8 @@ class TargetSpec:
         dim: embedding dimension E.
         frame_shift: samples (16 kHz) between two frames.
         weight: factor of its loss, before division by the sum over all targets.
+        num_codebooks: 0 where the target is an embedding; else it is codes of so many
+            codebooks of 256 entries, and `dim` is their number.
     """
 
     name: str
@@ -58,6 +60,35 @@ class TargetSpec:
     dim: int
     frame_shift: int
     weight: float
+    num_codebooks: int = 0
+
+
+def resolve_layers(config: TeacherConfig, num_layers: int) -> list[int]:
+    """The hidden states that a config names, as indexes from 0.
+
+    Args:
+        config: of the teacher; without layers, one at three quarters of the depth.
+        num_layers: hidden states that its upstream gives, index 0 included.
+
+    Raises:
+        ConfigError: a layer that is not there, or one named twice.
+    """
+    if config.layers is None:
+        return [round(0.75 * (num_layers - 1))]
+    layers = []
+    for layer in config.layers:
+        if not -num_layers <= layer < num_layers:
+            raise ConfigError(
+                f"teacher '{config.name}': layer {layer} asked for, but "
+                f"'{config.upstream}' has the hidden states 0 to {num_layers - 1}"
+            )
+        layers.append(layer % num_layers)
+    if len(set(layers)) != len(layers):
+        raise ConfigError(
+            f"teacher '{config.name}': the layers {list(config.layers)} name one "
+            f"hidden state twice ({num_layers} in all)"
+        )
+    return layers
 
 
 def parse_teachers(value) -> list[TeacherConfig]:

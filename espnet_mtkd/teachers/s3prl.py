@@ -6,12 +6,21 @@ import logging
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 from espnet_mtkd.compat import import_s3prl_hub, preserved_rng
 from espnet_mtkd.errors import ConfigError, DataError, MTKDError
-from espnet_mtkd.teachers.base import SAMPLE_RATE, TargetSpec, TeacherConfig
+from espnet_mtkd.teachers.base import (
+    SAMPLE_RATE,
+    TargetSpec,
+    TeacherConfig,
+    resolve_layers,
+)
+from espnet_mtkd.teachers.early_stop import EarlyStop
 
 RECEPTIVE_FIELD = 400  # samples: 25 ms, of wav2vec 2.0's convolutions and of fbank
+MIN_INPUT = 800  # samples: s3prl pads shorter batches to it
+MAX_EXTRA_FRAMES = 2  # that an upstream pads its sequence with, for its own purposes
 
 
 def check_upstream(config: TeacherConfig, hub) -> None:
@@ -61,6 +70,8 @@ class S3PRLTeacher:
         num_layers: hidden states that the upstream gives (index 0 included).
         num_parameters: of the whole upstream.
         max_samples: the longest audio that it takes, None where it has no limit.
+        dtype: of its computation; may be set to another than float32, which is then
+            used by autocast.
 
     Raises:
         ConfigError: see `check_upstream`; or a layer that the upstream has not, or a
@@ -92,9 +103,11 @@ class S3PRLTeacher:
         self.config = config
         self._network = network.eval().requires_grad_(False)
         self._device = torch.device("cpu")
+        self.dtype = torch.float32
         self.num_layers = network.num_layers
         self.num_parameters = sum(p.numel() for p in network.parameters())
         self.max_samples = getattr(network.upstream, "max_samples", None)
+        layers = resolve_layers(config, self.num_layers)
         self.targets = [
             TargetSpec(
                 name=f"{config.name}_l{layer}",
@@ -102,29 +115,23 @@ class S3PRLTeacher:
                 layer=layer,
                 dim=network.hidden_sizes[layer],
                 frame_shift=network.downsample_rates[layer],
-                weight=config.weight / len(self._layers()),
+                weight=config.weight / len(layers),
             )
-            for layer in self._layers()
+            for layer in layers
         ]
-
-    def _layers(self) -> list[int]:
-        if self.config.layers is None:
-            return [round(0.75 * (self.num_layers - 1))]
-        layers = []
-        for layer in self.config.layers:
-            if not -self.num_layers <= layer < self.num_layers:
-                raise ConfigError(
-                    f"teacher '{self.config.name}': layer {layer} asked for, but "
-                    f"'{self.config.upstream}' has the hidden states 0 to "
-                    f"{self.num_layers - 1}"
-                )
-            layers.append(layer % self.num_layers)
-        if len(set(layers)) != len(layers):
-            raise ConfigError(
-                f"teacher '{self.config.name}': the layers {self.config.layers} name "
-                f"one hidden state twice ({self.num_layers} in all)"
-            )
-        return layers
+        self._run = EarlyStop(
+            network.upstream, self.num_layers, max(t.layer for t in self.targets)
+        )
+        logging.info(
+            "teacher %s: upstream %s, %.1f M parameters, %d hidden states, taken: %s",
+            config.name,
+            config.upstream,
+            self.num_parameters / 1e6,
+            self.num_layers,
+            ", ".join(
+                f"{t.name} ({t.dim}-d, {t.frame_shift / 16:g} ms)" for t in self.targets
+            ),
+        )
 
     def num_valid_frames(self, num_samples, frame_shift: int):
         """Frames that saw only real audio.
@@ -144,6 +151,11 @@ class S3PRLTeacher:
             return rule(num_samples)
         frames = (num_samples - RECEPTIVE_FIELD) // frame_shift + 1
         return frames.clamp(min=0)
+
+    def count_frames(self, num_samples, frame_shift: int) -> list[int]:
+        """`num_valid_frames` of many utterances, as plain numbers."""
+        tensor = torch.tensor(list(num_samples), dtype=torch.long)
+        return self.num_valid_frames(tensor, frame_shift).tolist()
 
     @torch.no_grad()
     def __call__(self, speech_BN, speech_lengths_B, utt_ids=None):
@@ -166,24 +178,38 @@ class S3PRLTeacher:
             self._network.to(speech_BN.device)
             self._device = speech_BN.device
         self._network.eval()
-        try:
-            with torch.autocast(speech_BN.device.type, enabled=False):
-                hidden, _ = self._network(speech_BN.float(), speech_lengths_B)
-        except AssertionError as e:
-            raise DataError(
-                f"teacher '{self.config.name}' gives another number of frames than its "
-                f"frame shift promises for {int(speech_lengths_B.max())} samples "
-                f"(found, expected: {e})"
-            ) from e
+        longest = int(speech_lengths_B.max())
+        missing = max(0, MIN_INPUT - longest)
+        speech_BN = F.pad(speech_BN.float(), (0, missing))
+        wavs = [
+            wav[: int(num) + missing]
+            for wav, num in zip(speech_BN, speech_lengths_B, strict=True)
+        ]
+        # The student's mixed precision is not the teacher's.
+        with torch.autocast(
+            speech_BN.device.type, self.dtype, enabled=self.dtype != torch.float32
+        ):
+            hidden = self._run(wavs)
         return {
-            spec.name: (
-                hidden[spec.layer].float(),
-                self.num_valid_frames(speech_lengths_B, spec.frame_shift).clamp(
-                    max=hidden[spec.layer].size(1)
-                ),
-            )
+            spec.name: self._take(hidden[spec.layer], spec, speech_lengths_B)
             for spec in self.targets
         }
+
+    def _take(self, hidden_BTE, spec: TargetSpec, num_samples_B):
+        """The valid frames of one hidden state."""
+        lengths_B = self.num_valid_frames(num_samples_B, spec.frame_shift)
+        T = int(lengths_B.max())
+        expected = -(-max(MIN_INPUT, int(num_samples_B.max())) // spec.frame_shift)
+        if not T <= hidden_BTE.size(1) <= expected + MAX_EXTRA_FRAMES:
+            raise DataError(
+                f"teacher '{self.config.name}' gives another number of frames than its "
+                f"frame shift promises for {int(num_samples_B.max())} samples: "
+                f"expected {T} to {expected}, found {hidden_BTE.size(1)}"
+            )
+        hidden_BTE = hidden_BTE[:, :T].float()
+        if self.config.normalize:
+            hidden_BTE = F.layer_norm(hidden_BTE, hidden_BTE.shape[-1:])
+        return hidden_BTE, lengths_B
 
     def digest(self) -> str:
         """sha256 over the weights: the same before and after training."""
@@ -224,25 +250,12 @@ class TeacherPool:
 
     Args:
         configs: the parsed `teachers` list.
+        load: makes a teacher of a config; `CachedTeacher` with its folder, or by
+            default a live one.
     """
 
-    def __init__(self, configs):
-        self.teachers = []
-        for config in configs:
-            teacher = S3PRLTeacher(config)
-            self.teachers.append(teacher)
-            logging.info(
-                "teacher %s: upstream %s, %.1f M parameters, %d hidden states, taken: "
-                "%s",
-                config.name,
-                config.upstream,
-                teacher.num_parameters / 1e6,
-                teacher.num_layers,
-                ", ".join(
-                    f"{t.name} ({t.dim}-d, {t.frame_shift / 16:g} ms)"
-                    for t in teacher.targets
-                ),
-            )
+    def __init__(self, configs, load=S3PRLTeacher):
+        self.teachers = [load(config) for config in configs]
 
     @property
     def targets(self) -> list[TargetSpec]:

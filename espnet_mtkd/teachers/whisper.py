@@ -67,6 +67,7 @@ class WhisperEncoder(nn.Module):
         self.embed_positions = nn.Embedding(MAX_FRAMES, dim)
         self.layers = nn.ModuleList(_Block(dim, heads, ffn_dim) for _ in range(layers))
         self.layer_norm = nn.LayerNorm(dim)
+        self.num_blocks = layers  # of them that are run
 
     def forward(self, mel_BMF, lengths_B):
         """Encode log-mel spectrograms.
@@ -76,8 +77,9 @@ class WhisperEncoder(nn.Module):
             lengths_B: valid encoder frames (20 ms) of each.
 
         Returns:
-            List of (layers + 1) tensors (B, F / 2, D): the input of each block and the
-            layer-normalised output of the last, as in `transformers`.
+            List of (num_blocks + 1) tensors (B, F / 2, D): the input of each block and
+            the output of the last that is run; layer-normalised, where that is the last
+            of all, as in `transformers`.
         """
         x = F.gelu(self.conv1(mel_BMF))
         x = F.gelu(self.conv2(x)).transpose(1, 2)  # (B, T, D)
@@ -86,10 +88,11 @@ class WhisperEncoder(nn.Module):
         valid_BT = torch.arange(T, device=x.device) < lengths_B.to(x.device)[:, None]
         mask = None if bool(valid_BT.all()) else valid_BT[:, None, None, :]
         hidden = [x]
-        for block in self.layers:
+        for block in self.layers[: self.num_blocks]:
             x = block(x, mask)
             hidden.append(x)
-        hidden[-1] = self.layer_norm(x)
+        if self.num_blocks == len(self.layers):
+            hidden[-1] = self.layer_norm(x)
         return hidden
 
 
@@ -146,6 +149,10 @@ class UpstreamExpert(nn.Module):
     def get_downsample_rates(self, key: str) -> int:
         """Samples per frame."""
         return FRAME_SHIFT
+
+    def stop_after(self, index: int) -> None:
+        """From now on give the hidden states 0 to `index` and compute no others."""
+        self.model.num_blocks = index
 
     @staticmethod
     def num_valid_frames(num_samples):

@@ -1,6 +1,7 @@
 """Frozen s3prl upstreams, through s3prl's own loading code."""
 
 import random
+import re
 
 import builders
 import pytest
@@ -66,7 +67,7 @@ def test_fbank_has_its_own_frame_shift_and_one_layer(load):
     assert spec.frame_shift == 160
     speech, lengths = batch_of(1.0)
     target, num_frames = teacher(speech, lengths)["t_l0"]
-    assert target.shape == (1, 100, spec.dim)
+    assert target.shape == (1, 98, spec.dim)
     assert int(num_frames) == (16000 - 400) // 160 + 1
 
 
@@ -93,6 +94,33 @@ def test_embeddings_are_those_of_a_direct_s3prl_call(load, upstream, checkpoints
             torch.testing.assert_close(
                 target[b, :n], hidden[spec.layer][b, :n], atol=1e-5, rtol=1e-5
             )
+
+
+@pytest.mark.parametrize("layer", range(builders.NUM_LAYERS))
+@pytest.mark.parametrize("upstream", TRANSFORMERS)
+def test_one_layer_is_the_same_without_the_blocks_behind_it(load, upstream, layer):
+    speech, lengths = batch_of(1.2, 0.9)
+    everything = load(upstream, layers=tuple(range(builders.NUM_LAYERS + 1)))
+    expected, num_frames = everything(speech, lengths)[f"t_l{layer}"]
+    teacher = load(upstream, layers=(layer,))
+    ran = []
+    blocks = [m for n, m in teacher._network.named_modules() if is_block(n)]
+    assert len(blocks) == builders.NUM_LAYERS
+    handles = [
+        block.register_forward_hook(lambda *_, i=i: ran.append(i))
+        for i, block in enumerate(blocks)
+    ]
+    for _ in range(2):  # nothing is left over for the second call
+        out, lengths_out = teacher(speech, lengths)[f"t_l{layer}"]
+        assert torch.equal(out, expected) and torch.equal(lengths_out, num_frames)
+    for handle in handles:
+        handle.remove()
+    assert ran == [*range(layer)] * 2
+
+
+def is_block(name: str) -> bool:
+    """Whether a module's name is that of a transformer block."""
+    return bool(re.search(r"\.layers\.\d+$", name))
 
 
 @pytest.mark.parametrize("upstream", TRANSFORMERS)

@@ -1,0 +1,1 @@
+"""Teacher targets on disk: written once, verified, read by memory map."""

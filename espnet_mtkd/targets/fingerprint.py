@@ -1,0 +1,107 @@
+"""What tells the targets of one teacher from those of another."""
+
+import hashlib
+from importlib import metadata
+from pathlib import Path
+
+from espnet_mtkd.teachers.base import TeacherConfig, resolve_layers
+
+# Fields that may differ without the targets being others.
+LOOSE = {"versions"}
+PACKAGES = ("espnet_mtkd", "s3prl", "torch", "torchaudio", "safetensors")
+
+
+def checkpoint_digest(path_or_url: str | None) -> str | None:
+    """sha256 of a local checkpoint, file or directory; a name or URL as it is.
+
+    Args:
+        path_or_url: of a teacher's config.
+    """
+    path = Path(path_or_url) if path_or_url else None
+    if path is None or not path.exists():
+        return path_or_url
+    files = (
+        [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    )
+    sha = hashlib.sha256()
+    for file in files:
+        if path.is_dir():
+            sha.update(file.relative_to(path).as_posix().encode() + b"\0")
+        with open(file, "rb") as f:
+            sha.update(hashlib.file_digest(f, "sha256").digest())
+    return f"sha256:{sha.hexdigest()}"
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that targets depend on."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def teacher_fingerprint(teacher) -> dict:
+    """What the targets of a loaded teacher depend on.
+
+    Args:
+        teacher: `S3PRLTeacher`.
+
+    Returns:
+        JSON-able fields; `checkpoint` can be compared without loading the teacher,
+        `weights` is over all its tensors.
+    """
+    config = teacher.config
+    return {
+        "upstream": config.upstream,
+        "checkpoint": checkpoint_digest(config.path_or_url),
+        "weights": teacher.digest(),
+        "num_layers": teacher.num_layers,
+        "layers": [spec.layer for spec in teacher.targets],
+        "normalize": config.normalize,
+        "extra_conf": config.extra_conf,
+        "versions": versions(),
+    }
+
+
+def differing_field(expected: dict, found: dict) -> str | None:
+    """The first field in which two fingerprints differ, as text for a message."""
+    for key in [*expected, *(k for k in found if k not in expected)]:
+        if key not in LOOSE and expected.get(key) != found.get(key):
+            return f"{key}: expected {expected.get(key)!r}, found {found.get(key)!r}"
+    return None
+
+
+def compare_config(config: TeacherConfig, fingerprint: dict) -> str | None:
+    """In what a store's fingerprint differs from a teacher's config, None: nothing.
+
+    The teacher is not loaded. Layers may be a part of those that are stored. A
+    checkpoint that is no longer there cannot be compared and passes.
+
+    Args:
+        config: of the teacher.
+        fingerprint: of the store.
+    """
+    expected = {
+        "upstream": config.upstream,
+        "normalize": config.normalize,
+        "extra_conf": config.extra_conf,
+    }
+    found = {key: fingerprint.get(key) for key in expected}
+    field = differing_field(expected, found)
+    if field:
+        return field
+    path = config.path_or_url
+    if path and (Path(path).exists() or not fingerprint["checkpoint"]):
+        digest = checkpoint_digest(path)
+        if digest != fingerprint["checkpoint"]:
+            return (
+                f"checkpoint: expected that of path_or_url {path} ({digest}), found "
+                f"{fingerprint['checkpoint']}"
+            )
+    layers = resolve_layers(config, fingerprint["num_layers"])
+    if not set(layers) <= set(fingerprint["layers"]):
+        return f"layers: expected {layers}, found {fingerprint['layers']}"
+    return None

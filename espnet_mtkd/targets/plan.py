@@ -1,0 +1,86 @@
+"""Which utterances share a batch, and which batches a shard."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+
+MAX_PADDING = 0.05  # of a batch
+MAX_SHARD_BYTES = 256_000_000
+MIN_SHARDS = 16  # where there are that many batches: what processes can share
+
+
+@dataclasses.dataclass(frozen=True)
+class Utterance:
+    """An utterance to extract: id, audio file, samples at 16 kHz, frames."""
+
+    utt: str
+    audio: str
+    num_samples: int
+    num_frames: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How targets are computed and stored.
+
+    Attributes:
+        form: `codes` or `fp16`.
+        num_codebooks: M, of `codes`.
+        exact: only utterances of one length share a batch, so no teacher sees padding.
+        batch_seconds: audio in a batch, padding included.
+        device: where the teachers run.
+        dtype: of their computation.
+        rank, world_size: this process's share of the shards.
+    """
+
+    form: str = "codes"
+    num_codebooks: int = 16
+    exact: bool = False
+    batch_seconds: float = 60.0
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+    rank: int = 0
+    world_size: int = 1
+
+
+def plan_batches(
+    utts: Sequence[Utterance], batch_samples: int, exact: bool = False
+) -> list[list[Utterance]]:
+    """Batches of utterances of like length, the longest first.
+
+    Args:
+        utts: in any order; the plan depends on their set alone.
+        batch_samples: samples in a batch, padding included; an utterance that is longer
+            has one to itself.
+        exact: no padding at all.
+
+    Returns:
+        Batches with at most `MAX_PADDING` of padding each.
+    """
+    batches, batch, total = [], [], 0
+    for utt in sorted(utts, key=lambda u: (-u.num_samples, u.utt)):
+        if batch:
+            longest = batch[0].num_samples
+            padded = longest * (len(batch) + 1)
+            padding = 1 - (total + utt.num_samples) / padded
+            if padded > batch_samples or padding > (0.0 if exact else MAX_PADDING):
+                batches.append(batch)
+                batch, total = [], 0
+        batch.append(utt)
+        total += utt.num_samples
+    return [*batches, batch] if batch else batches
+
+
+def plan_shards(batches, bytes_per_frame: int) -> list[list[list[Utterance]]]:
+    """Shards of consecutive batches: at most 256 MB each, about 16 of them at least."""
+    sizes = [bytes_per_frame * sum(u.num_frames for u in batch) for batch in batches]
+    limit = min(MAX_SHARD_BYTES, max(1, -(-sum(sizes) // MIN_SHARDS)))
+    shards, size = [], 0
+    for batch, num_bytes in zip(batches, sizes, strict=True):
+        if not shards or size + num_bytes > limit:
+            shards.append([])
+            size = 0
+        shards[-1].append(batch)
+        size += num_bytes
+    return shards

@@ -1,0 +1,199 @@
+"""Multi-codebook vector quantisation: an embedding as the sum of M codebook entries.
+
+An additive quantiser (Babenko and Lempitsky, CVPR 2014): x ~ sum_m C[m, code_m] with
+256 entries a codebook, so M bytes a frame. Training and encoding are faiss's residual
+quantiser with beam search, which keeps several partial sums where plain residual
+quantisation would commit itself to one; docs/targets.md says what it was compared with.
+It works on standardised dimensions, as the student's loss does. Decoding is a sum of
+table rows, done by torch on whatever device trains; it needs no faiss.
+"""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from espnet_mtkd.errors import ConfigError, TargetStoreError
+from espnet_mtkd.normalize import MIN_STD
+
+CODEBOOK_SIZE = 256  # entries: a code is one byte
+MIN_CODEBOOKS, MAX_CODEBOOKS = 4, 32
+BEAM = 4  # partial sums kept
+HELD_OUT = 0.1  # of the sample, to measure on
+MIN_FRAMES = 1024  # of a sample
+
+
+class Codebooks:
+    """A trained quantiser of one target.
+
+    Args:
+        entries_MKE: (M, 256, E) fp32, of standardised dimensions.
+        mean_E, std_E: (E,) fp32, of the target.
+    """
+
+    def __init__(self, entries_MKE, mean_E, std_E):
+        self.entries_MKE = entries_MKE
+        self.mean_E, self.std_E = mean_E, std_E
+        self._faiss = None
+        self._table = None
+
+    @property
+    def num_codebooks(self) -> int:
+        """M, bytes a frame."""
+        return len(self.entries_MKE)
+
+    @property
+    def dim(self) -> int:
+        """E."""
+        return self.entries_MKE.size(2)
+
+    def encode(self, x_NE: torch.Tensor) -> np.ndarray:
+        """Embeddings (N, E) -> codes (N, M), uint8, computed on the CPU."""
+        if self._faiss is None:
+            self._faiss = _new_faiss(self.dim, self.num_codebooks)
+            _import_faiss().copy_array_to_vector(
+                self.entries_MKE.numpy().ravel(), self._faiss.codebooks
+            )
+            self._faiss.is_trained = True
+        x_NE = (x_NE.float() - self.mean_E.to(x_NE)) / self.std_E.to(x_NE)
+        if len(x_NE) == 0:
+            return np.zeros((0, self.num_codebooks), dtype=np.uint8)
+        return self._faiss.compute_codes(np.ascontiguousarray(x_NE.cpu().numpy()))
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """Codes (..., M), uint8 -> embeddings (..., E), fp32, on the codes' device."""
+        if self._table is None or self._table.device != codes.device:
+            # The mean goes into the first codebook, the scale into all: one sum is all.
+            table = self.entries_MKE * self.std_E
+            table[0] += self.mean_E
+            self._table = table.reshape(-1, self.dim).to(codes.device)
+        offsets = CODEBOOK_SIZE * torch.arange(codes.size(-1), device=codes.device)
+        index = (codes.int() + offsets.int()).flatten(0, -2)
+        x_NE = F.embedding_bag(index, self._table, mode="sum")
+        return x_NE.view(*codes.shape[:-1], self.dim)
+
+    def measure(self, x_NE: torch.Tensor) -> dict[str, float]:
+        """What coding does to frames (N, E), in standardised dimensions.
+
+        Returns:
+            `error`, squared error relative to the variance, and `cosine`, the mean
+            similarity of a frame and its reconstruction.
+        """
+        y = self.decode(torch.from_numpy(self.encode(x_NE)))
+        y = (y - self.mean_E) / self.std_E
+        x = (x_NE.float() - self.mean_E) / self.std_E
+        return {
+            "error": float((x - y).square().sum() / x.square().sum()),
+            "cosine": float(F.cosine_similarity(x, y, dim=1).mean()),
+        }
+
+
+def train_codebooks(
+    x_NE: torch.Tensor, num_codebooks: int, seed: int = 0
+) -> tuple[Codebooks, dict[str, float]]:
+    """Train the codebooks of one target.
+
+    Args:
+        x_NE: (N, E) embeddings of a sample of the data.
+        num_codebooks: M, 4 to 32.
+        seed: of the choice of held-out frames.
+
+    Returns:
+        The codebooks, and `Codebooks.measure` on held-out frames.
+
+    Raises:
+        ConfigError: too few frames, or a number of codebooks out of range.
+    """
+    check_num_codebooks(num_codebooks)
+    if len(x_NE) < MIN_FRAMES:
+        raise ConfigError(
+            f"a sample of {len(x_NE)} frames is too small to train codebooks on: "
+            f"expected at least {MIN_FRAMES}; use --form fp16 for so little audio"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(x_NE), generator=generator)
+    num_held = int(HELD_OUT * len(order))
+    held, x = x_NE[order[:num_held]].float(), x_NE[order[num_held:]].float()
+    mean, std = x.mean(0), x.std(0).clamp(min=MIN_STD)
+    quantizer = _new_faiss(x.size(1), num_codebooks)
+    quantizer.train(((x - mean) / std).numpy())
+    entries = _import_faiss().vector_to_array(quantizer.codebooks)
+    entries = torch.from_numpy(entries).view(num_codebooks, CODEBOOK_SIZE, -1)
+    books = Codebooks(entries, mean, std)
+    return books, books.measure(held)
+
+
+def check_num_codebooks(num_codebooks: int) -> None:
+    """Raise a ConfigError where `num_codebooks` is out of range."""
+    if not MIN_CODEBOOKS <= num_codebooks <= MAX_CODEBOOKS:
+        raise ConfigError(
+            f"--num_codebooks: expected {MIN_CODEBOOKS} to {MAX_CODEBOOKS}, found "
+            f"{num_codebooks}"
+        )
+
+
+def _import_faiss():
+    logging.getLogger("faiss").setLevel(logging.WARNING)
+    try:
+        import faiss
+    except ImportError as e:
+        raise ConfigError(
+            f"faiss is not importable ({e}): run tools/setup.sh, `pip install "
+            "faiss-cpu`, or use --form fp16"
+        ) from e
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    return faiss
+
+
+def _new_faiss(dim: int, num_codebooks: int):
+    faiss = _import_faiss()
+    quantizer = faiss.ResidualQuantizer(dim, num_codebooks, 8)
+    quantizer.max_beam_size = BEAM
+    quantizer.train_type = faiss.ResidualQuantizer.Train_default
+    quantizer.cp.min_points_per_centroid = 1  # small samples: no warning on stderr
+    return quantizer
+
+
+def dump_codebooks(books: dict[str, Codebooks], metadata: dict[str, str]) -> bytes:
+    """The bytes of a codebook file.
+
+    Args:
+        books: target name -> codebooks.
+        metadata: strings to stand in the header.
+    """
+    tensors = {}
+    for name, book in books.items():
+        tensors[f"{name}.entries"] = book.entries_MKE.contiguous()
+        tensors[f"{name}.mean"] = book.mean_E.contiguous()
+        tensors[f"{name}.std"] = book.std_E.contiguous()
+    return save(tensors, metadata)
+
+
+def read_codebooks(path: Path) -> dict[str, Codebooks]:
+    """Target name -> codebooks, of a file that `dump_codebooks` made.
+
+    Raises:
+        TargetStoreError: no such file, or a damaged one.
+    """
+    if not path.is_file():
+        raise TargetStoreError(f"{path}: no such file: run mtkd_extract (again)")
+    try:
+        tensors = load(path.read_bytes())
+        return {
+            key.removesuffix(".entries"): Codebooks(
+                *(
+                    tensors[f"{key.removesuffix('.entries')}.{part}"]
+                    for part in ("entries", "mean", "std")
+                )
+            )
+            for key in tensors
+            if key.endswith(".entries")
+        }
+    except (SafetensorError, KeyError, ValueError) as e:
+        raise TargetStoreError(
+            f"{path}: no codebook file, or a damaged one ({e}): extract again"
+        ) from e
