@@ -12,11 +12,14 @@ ROOT = builders.ROOT
 # What scripts out there may use. A name may be added here, never taken away.
 FLAGS = {
     "mtkd_doctor": "teachers data_dir out_dir nj list_upstreams",
+    "mtkd_extract": "teachers data_dir shape_dir out_dir form num_codebooks exact "
+    "batch_seconds ngpu dtype rank world_size nj info verify",
     "mtkd_fetch_whisper": "model out_dir source",
     "mtkd_handover": "checkpoint mtkd_config asr_config wav_scp",
     "mtkd_report": "expdir rows espnet_results command note",
     # beside all of ESPnet's
-    "mtkd_train": "teachers student_config teacher_memory_mb align loss_conf init "
+    "mtkd_train": "teachers student_config teacher_memory_mb targets_dir target_type "
+    "unlabelled_wav_scp unlabelled_shape_file unlabelled_ratio align loss_conf init "
     "frontend frontend_conf specaug specaug_conf normalize normalize_conf encoder "
     "encoder_conf",
 }

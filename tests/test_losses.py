@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet_mtkd.errors import ConfigError
-from espnet_mtkd.losses import EmbeddingLoss
+from espnet_mtkd.losses import CodebookLoss, EmbeddingLoss
 
 
 def by_loop(predicted, target, lengths, weights):
@@ -113,3 +113,32 @@ def test_weights_that_train_nothing_or_backwards_are_refused(weights):
 
 def test_weights_are_printed():
     assert "cosine=0.5" in str(EmbeddingLoss(cosine=0.5))
+
+
+def test_codebook_loss_is_the_mean_of_each_codebooks_cross_entropy():
+    torch.manual_seed(0)
+    logits = torch.randn(2, 3, 2, 4 * 256, requires_grad=True)
+    codes = torch.randint(256, (2, 3, 2, 4), dtype=torch.uint8)
+    lengths = torch.tensor([3, 1])
+    loss, parts = CodebookLoss()(logits, codes, lengths)
+    terms, hits = [], []
+    for b in range(2):
+        for t in range(int(lengths[b])):
+            for r in range(2):
+                for m in range(4):
+                    scores = logits[b, t, r, 256 * m : 256 * (m + 1)].detach()
+                    code = int(codes[b, t, r, m])
+                    terms.append(scores.exp().sum().log() - scores[code])
+                    hits.append(float(scores.argmax() == code))
+    assert loss.item() == pytest.approx(float(sum(terms) / len(terms)), rel=1e-5)
+    assert float(parts["accuracy"]) == pytest.approx(sum(hits) / len(hits))
+    loss.backward()
+    assert not logits.grad[1, 1:].any() and logits.grad[1, 0].any()
+
+
+def test_codebook_loss_without_a_valid_frame_is_zero():
+    logits = torch.randn(1, 2, 2, 512, requires_grad=True)
+    codes = torch.zeros(1, 2, 2, 2, dtype=torch.uint8)
+    loss, _ = CodebookLoss()(logits, codes, torch.tensor([0]))
+    loss.backward()
+    assert loss.item() == 0 and not logits.grad.any()

@@ -1,6 +1,7 @@
 """Stage 1 as a user runs it, both encoders; then stock ESPnet with what it gave."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -230,6 +231,73 @@ def test_a_wrong_teacher_ends_with_code_2_before_training(
 ):
     teachers = builders.write_yaml(tmp_path / "t.yaml", [dict(name="t", **entry)])
     assert exit_code(stage1_command(tmp_path / "exp", teachers)) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_stored_targets_teach_what_live_ones_do(
+    stage1, stage1_command, two_teachers, corpus, tmp_path
+):
+    """fp16 targets: the losses of two epochs are those with live teachers."""
+    extract(two_teachers, corpus, tmp_path / "targets", "--form", "fp16", "--exact")
+    extra = ["--targets_dir", str(tmp_path / "targets")]
+    main(stage1_command(tmp_path / "exp", two_teachers, extra=extra))
+    for phase in ("train", "valid"):
+        live = report.read_curve(stage1("conformer").exp, phase)
+        cached = report.read_curve(tmp_path / "exp", phase)
+        assert cached[0] == live[0] == [1, 2]
+        assert cached[1] == pytest.approx(live[1], rel=1e-2)
+
+
+def test_codes_are_learnt_by_cross_entropy_with_unlabelled_audio_beside(
+    stage1_command, two_teachers, corpus, tmp_path
+):
+    more = builders.build_data_dir(tmp_path / "more", 6, 3)
+    data = [corpus.train, corpus.valid, more]
+    extract(two_teachers, corpus, tmp_path / "targets", data=data)
+    extra = [
+        *("--targets_dir", str(tmp_path / "targets"), "--target_type", "codes"),
+        *("--unlabelled_wav_scp", str(more / "wav.scp")),
+        *("--unlabelled_shape_file", str(more / "speech_shape")),
+        *("--unlabelled_ratio", "0.5"),
+    ]
+    main(stage1_command(tmp_path / "exp", two_teachers, extra=extra))
+    state = load(tmp_path / "exp/valid.loss.best.pth")
+    assert state["heads.hubert_l1.linear.weight"].shape == (2 * 4 * 256, 16)
+    assert not [k for k in state if k.startswith("standardizers")]
+    losses = report.read_curve(tmp_path / "exp", "train")[1]
+    assert losses[1] < losses[0] < 1.2 * math.log(256)
+    points = num_points(tmp_path / "exp", "train")
+    for tag in ("loss_labelled", "loss_unlabelled", "accuracy_hubert_l1"):
+        assert points[tag] >= 2
+
+
+def extract(teachers, corpus, out_dir, *extra, data=None):
+    """Store the targets of both teachers for the tiny corpus."""
+    from espnet_mtkd.bin import mtkd_extract
+
+    data = data or [corpus.train, corpus.valid]
+    mtkd_extract.main(
+        [
+            *("--teachers", str(teachers), "--data_dir", *map(str, data)),
+            *("--out_dir", str(out_dir), "--num_codebooks", "4", *extra),
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    "extra, code, message",
+    [
+        (["--target_type", "codes"], 2, "expected --targets_dir"),
+        (["--targets_dir", "nowhere"], 5, "no finished targets in nowhere"),
+        (["--unlabelled_wav_scp", "a"], 2, "as many of one as"),
+        (["--unlabelled_ratio", "0"], 2, "expected above 0, found 0"),
+    ],
+)
+def test_options_of_stored_targets_that_do_not_fit(
+    stage1_command, two_teachers, tmp_path, capsys, extra, code, message
+):
+    command = stage1_command(tmp_path / "exp", two_teachers, extra=extra)
+    assert exit_code(command) == code
     assert message in capsys.readouterr().err
 
 

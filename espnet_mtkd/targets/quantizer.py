@@ -24,7 +24,7 @@ CODEBOOK_SIZE = 256  # entries: a code is one byte
 MIN_CODEBOOKS, MAX_CODEBOOKS = 4, 32
 BEAM = 4  # partial sums kept
 HELD_OUT = 0.1  # of the sample, to measure on
-MIN_FRAMES = 1024  # of a sample
+MIN_FRAMES = 512  # of a sample
 
 
 class Codebooks:

@@ -108,8 +108,12 @@ def write_shard(
         targets: of the store.
         utts: for each utterance, target name -> (frames, C).
     """
+    # Of arrays in column order numpy makes one in column order, and safetensors writes
+    # the memory as it lies.
     tensors = {
-        target.name: np.concatenate([utt[target.name] for utt in utts])
+        target.name: np.ascontiguousarray(
+            np.concatenate([utt[target.name] for utt in utts])
+        )
         for target in targets
     }
     tensors["num_frames"] = np.array(

@@ -62,6 +62,13 @@ def test_every_utterance_comes_back_bit_by_bit(written):
             np.testing.assert_array_equal(found[utt][name], array)
 
 
+def test_arrays_in_column_order_are_stored_in_row_order(tmp_path):
+    array = np.asfortranarray(np.arange(24, dtype=np.uint8).reshape(3, 8))
+    write_shard(tmp_path / shard_name(0), "plan", TARGETS[:1], [{"t_l3": array}])
+    write_manifest(tmp_path, {}, TARGETS[:1], [[("a", 960, 3)]])
+    np.testing.assert_array_equal(TargetStore(tmp_path).read("a", 960)["t_l3"], array)
+
+
 def test_the_manifest_is_json_with_what_design_promises(written):
     manifest = json.loads((written[0] / MANIFEST).read_text())
     assert manifest["fingerprint"] == {"upstream": "x"}
