@@ -173,6 +173,41 @@ def test_both_trainings_wrote_what_the_next_stages_read(finished):
     assert "requires_grad = False" not in rest
 
 
+def test_stored_targets_and_unlabelled_audio_train_too(finished):
+    """Stages 7 to 9, cached; the test set plays the unlabelled one."""
+    recipe = finished[0]
+    others = recipe / "data/others"
+    others.mkdir(exist_ok=True)
+    (others / "wav.scp").write_text((recipe / "data/test/wav.scp").read_text())
+    command = [
+        *("./mtkd.sh", "--train_set", "train", "--valid_set", "valid"),
+        *("--test_sets", "test", "--lang", "en", "--token_type", "char"),
+        *("--max_wav_duration", "30", "--ngpu", "0", "--nj", "2"),
+        *("--expdir", "exp_smoke", "--mtkd_tag", "stored", "--mtkd_args"),
+        *("--max_epoch 1", "--teacher_mode", "cached", "--extract_nj", "2"),
+        *("--extract_args", "--num_codebooks 4"),
+        *("--unlabelled_sets", "data/others", "--unlabelled_ratio", "0.5"),
+        *("--stage", "7", "--stop_stage", "9"),
+    ]
+    env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+
+    def output() -> str:
+        result = subprocess.run(
+            command, cwd=recipe, env=env, capture_output=True, text=True
+        )
+        assert result.returncode == 0, (result.stdout + result.stderr)[-4000:]
+        return result.stdout
+
+    output()
+    for teacher in ("whisper_tiny_en", "whisper_base"):
+        for dset in ("train", "valid", "unlabelled_others"):
+            store = recipe / "exp_smoke/mtkd_targets" / teacher / dset
+            assert (store / "manifest.json").is_file()
+    log = (recipe / "exp_smoke/mtkd_stored/train.log").read_text()
+    assert "loss_unlabelled=" in log and "cosine_whisper_base_l4=" in log
+    assert output().count("finished before") == 3
+
+
 def test_the_splits_have_no_text_in_common(finished):
     recipe = finished[0]
     texts = [

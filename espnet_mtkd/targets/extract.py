@@ -266,6 +266,7 @@ def _train_codebooks(teacher, utts, path: Path, fingerprint, settings) -> None:
     books, quality = {}, {}
     for name, parts in rows.items():
         start = time.perf_counter()
+        logging.info("%s: training codebooks, one to five minutes on a CPU", name)
         books[name], quality[name] = quantizer.train_codebooks(
             torch.cat(parts).clone(), settings.num_codebooks
         )

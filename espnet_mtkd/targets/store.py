@@ -193,7 +193,7 @@ class TargetStore:
     """A finished store, opened for reading.
 
     Shards are memory-mapped, so processes share their pages; what this object itself
-    holds is a sorted index of fixed size.
+    holds is an index of fixed size.
 
     Args:
         folder: of the store.
@@ -230,20 +230,18 @@ class TargetStore:
         self.fingerprint = manifest["fingerprint"]
         self.targets = [StoredTarget(**t) for t in manifest["targets"]]
         self.shards = manifest["shards"]
-        utts = np.char.encode(np.array(manifest.pop("utts"), dtype=np.str_), "utf-8")
+        self._numbers = {utt: i for i, utt in enumerate(manifest.pop("utts"))}
         self._num_samples, self._num_frames, self._offsets = (
             np.array(manifest.pop(key), dtype=np.int64)
             for key in ("num_samples", "num_frames", "offsets")
         )
-        self._order = np.argsort(utts, kind="stable")
-        self._sorted_utts = utts[self._order]
         self._ends = np.cumsum([s["num_utts"] for s in self.shards])
-        self._checked = np.zeros(len(utts), dtype=bool)
+        self._checked = np.zeros(len(self), dtype=bool)
         self._open = {}
 
     def __len__(self) -> int:
         """Number of utterances."""
-        return len(self._sorted_utts)
+        return len(self._numbers)
 
     def __getstate__(self):
         """Without open files: a process that receives it opens its own."""
@@ -262,11 +260,7 @@ class TargetStore:
 
     def find(self, utt: str) -> int | None:
         """Number of an utterance in the order of the manifest, None if not there."""
-        key = utt.encode()
-        i = int(np.searchsorted(self._sorted_utts, key))
-        if i == len(self) or self._sorted_utts[i] != key:
-            return None
-        return int(self._order[i])
+        return self._numbers.get(utt)
 
     def read(self, utt: str, num_samples: int) -> dict[str, np.ndarray] | None:
         """Targets of one utterance; its checksum is verified the first time.

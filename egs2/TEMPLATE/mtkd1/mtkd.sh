@@ -45,10 +45,16 @@ bpemode=unigram       # Mode of BPE (unigram or bpe).
 train_set=            # Name of training set.
 valid_set=            # Name of validation set.
 test_sets=            # Names of test sets.
+unlabelled_sets=      # Data directories without text, for stage 1 alone.
+unlabelled_ratio=1.0  # Hours of them for each hour of the training set, in each epoch.
 
 # Stage 1: distillation from the teachers' embeddings
 teachers=conf/teachers.yaml # YAML list of teachers; "none" trains from scratch.
 train_config=conf/train_mtkd.yaml # Config of mtkd_train.
+teacher_mode=live     # live: teachers run during training; cached: targets are stored first.
+targets_dir=          # Directory of stored targets (default: ${expdir}/mtkd_targets).
+extract_args=         # Arguments for mtkd_extract, e.g. "--num_codebooks 8".
+extract_nj=           # Jobs of mtkd_extract (default: the number of gpus, or 1).
 mtkd_args=            # Arguments for mtkd_train, e.g. "--max_epoch 10".
 mtkd_tag=             # Suffix of the directory of stage 1.
 mtkd_exp=             # Directory of stage 1. If given, mtkd_tag is ignored.
@@ -86,7 +92,9 @@ Stages:
     5  token list                                   -> data/<lang>_token_list
     6  lengths and feature statistics (asr.sh's 10) -> ${expdir}/asr_stats_*
     7  try each teacher, look at all audio          -> ${expdir}/mtkd_stats
-    8  (free)
+       (and format the unlabelled sets)             -> ${dumpdir}/raw/unlabelled_<set>
+    8  store the teachers' targets (--teacher_mode cached)
+                                                    -> ${expdir}/mtkd_targets
     9  pre-train the encoder on the teachers        -> ${expdir}/mtkd_<tag>
     10 check that stage 11 takes over the encoder whole
     11 train the transducer                         -> ${expdir}/asr_<tag>
@@ -129,10 +137,21 @@ Options:
     --train_set        # Name of training set (required).
     --valid_set        # Name of validation set (required).
     --test_sets        # Names of test sets (required).
+    --unlabelled_sets  # Data directories without text, e.g. "data/es data/fr", whose audio
+                       # joins stage 1 (default="${unlabelled_sets}").
+    --unlabelled_ratio # Hours of them for each hour of the training set, in each epoch
+                       # (default="${unlabelled_ratio}").
 
     # Stage 1: distillation from the teachers' embeddings
     --teachers     # YAML list of teachers, or "none" to train from scratch (default="${teachers}").
     --train_config # Config of mtkd_train (default="${train_config}").
+    --teacher_mode # live: teachers run during training, their targets are kept in memory;
+                   # cached: targets are stored first (stage 8), training loads no teacher
+                   # (default="${teacher_mode}").
+    --targets_dir  # Directory of stored targets (default="${expdir}/mtkd_targets").
+    --extract_args # Arguments for mtkd_extract, e.g. "--num_codebooks 8" (default="${extract_args}").
+                   # By default 16 bytes a frame and layer: 2.9 MB an hour for each.
+    --extract_nj   # Jobs of mtkd_extract, by cmd.sh's cuda_cmd (default: the number of gpus, or 1).
     --mtkd_args    # Arguments for mtkd_train, e.g. "--max_epoch 10" (default="${mtkd_args}").
                    # They overwrite those of the config.
     --mtkd_tag     # Suffix of the directory of stage 1 (default: encoder and teachers).
@@ -189,6 +208,14 @@ if [ "${teachers}" != none ]; then
         [ -f "${!name}" ] || fail "--${name}: no such file: ${!name}"
     done
 fi
+case ${teacher_mode} in
+    live | cached) ;;
+    *) fail "--teacher_mode: expected live or cached, found '${teacher_mode}'" ;;
+esac
+for dset in ${unlabelled_sets}; do
+    [ -f "${dset}/wav.scp" ] || [ "${stage}" -le 1 ] \
+        || fail "--unlabelled_sets: no such file: ${dset}/wav.scp"
+done
 case ${expdir} in
     *:*) fail "--expdir: ESPnet's --init_param splits paths at ':', found '${expdir}'" ;;
 esac
@@ -218,14 +245,22 @@ _tokens=${token_type}
 [ "${token_type}" != bpe ] || _tokens=bpe${nbpe}
 asr_stats_dir=${expdir}/asr_stats_raw_${lang}_${_tokens}${_sp}
 mtkd_stats_dir=${expdir}/mtkd_stats
+: "${targets_dir:=${expdir}/mtkd_targets}"
+: "${extract_nj:=$((ngpu > 1 ? ngpu : 1))}"
+_with=${unlabelled_sets:+_unlabelled}
+_unlabelled=()  # formatted, as are ${_train} and ${_valid}
+for dset in ${unlabelled_sets}; do
+    _unlabelled+=("${dumpdir}/raw/unlabelled_$(basename "${dset}")")
+done
 
 # ======================== How a stage is run ========================
 "${skip_data_prep}" && skip_stages+=" 1 2 3 4 5 "
-"${skip_train}" && skip_stages+=" 2 4 5 6 7 9 10 11 "
+"${skip_train}" && skip_stages+=" 2 4 5 6 7 8 9 10 11 "
 "${skip_eval}" && skip_stages+=" 12 13 "
 "${skip_packing}" && skip_stages+=" 14 "
 "${skip_upload_hf}" && skip_stages+=" 15 "
-[ "${teachers}" = none ] && skip_stages+=" 7 9 10 "
+[ "${teachers}" = none ] && skip_stages+=" 7 8 9 10 "
+[ "${teacher_mode}" = live ] && skip_stages+=" 8 "
 
 # A stage's key is a digest of all that its result depends on, the key of the stage
 # before it included. The key is written when the stage has ended well; a stage whose
@@ -281,6 +316,23 @@ with_progress() {  # <log file> <command ...>
         > >(sed -u -n -e 's/.*INFO: \([0-9/]*\)epoch started/    epoch \1/p') &
     watcher=$!
     MTKD_NUM_THREADS=${num_threads} "$@" || status=$?
+    kill "${watcher}" 2>/dev/null || true
+    wait "${watcher}" 2>/dev/null || true
+    return "${status}"
+}
+
+# Shows the last line of a log, a progress bar's, every ten seconds.
+with_last_line() {  # <log file> <command ...>
+    local logfile=$1 watcher status=0
+    shift
+    (
+        while sleep 10; do
+            tail -n 1 "${logfile}" 2>/dev/null | tr '\r' '\n' | tail -n 1 \
+                | sed 's/^/    /'
+        done
+    ) &
+    watcher=$!
+    "$@" || status=$?
     kill "${watcher}" 2>/dev/null || true
     wait "${watcher}" 2>/dev/null || true
     return "${status}"
@@ -350,18 +402,71 @@ run_stage 6 "${asr_stats_dir}/.done" \
     asr 10
 data_key=${key}
 
-check_teachers_and_audio() {
-    ${python} -m espnet_mtkd.bin.mtkd_doctor --teachers "${teachers}" \
-        --data_dir "${_train}" "${_valid}" --out_dir "${mtkd_stats_dir}" --nj "${nj}"
+# What asr.sh's stages 3 and 4 do, for a set that has no text.
+format_unlabelled() {  # <data directory> <formatted>
+    local opts=()
+    [ -f "$1/wav.scp" ] || fail "--unlabelled_sets: no such file: $1/wav.scp"
+    [ ! -f "$1/segments" ] || opts+=(--segments "$1/segments")
+    # shellcheck disable=SC2154  # train_cmd is set by cmd.sh
+    scripts/audio/format_wav_scp.sh --nj "${nj}" --cmd "${train_cmd}" \
+        --audio-format "${audio_format}" --fs "${fs}" "${opts[@]}" \
+        "$1/wav.scp" "$2/org"
+    awk -v fs="${fs/k/000}" -v min="${min_wav_duration}" -v max="${max_wav_duration}" \
+        '$2 > fs * min && $2 < fs * max' "$2/org/utt2num_samples" > "$2/utt2num_samples"
+    utils/filter_scp.pl "$2/utt2num_samples" "$2/org/wav.scp" > "$2/wav.scp"
 }
-run_stage 7 "${mtkd_stats_dir}/.done_${_teachers}" \
+
+check_teachers_and_audio() {
+    local dset
+    for dset in ${unlabelled_sets}; do
+        format_unlabelled "${dset}" "${dumpdir}/raw/unlabelled_$(basename "${dset}")"
+    done
+    ${python} -m espnet_mtkd.bin.mtkd_doctor --teachers "${teachers}" \
+        --data_dir "${_train}" "${_valid}" "${_unlabelled[@]}" \
+        --out_dir "${mtkd_stats_dir}" --nj "${nj}"
+}
+run_stage 7 "${mtkd_stats_dir}/.done_${_teachers}${_with}" \
     "teachers and audio: ${teachers}, ${dumpdir}/raw -> ${mtkd_stats_dir}" \
-    "$(settings "${teachers}")" check_teachers_and_audio
+    "$(settings "${teachers}") ${unlabelled_sets}" check_teachers_and_audio
+
+# Every job takes its share of the shards; the last to end writes the manifests.
+extract_targets() {
+    local local_jobs=1
+    # shellcheck disable=SC2154  # cuda_cmd is set by cmd.sh
+    case ${cuda_cmd} in
+        run.pl* | */run.pl*) local_jobs=${extract_nj} ;;
+    esac
+    log "log: ${targets_dir}/log/extract.*.log"
+    # shellcheck disable=SC2086
+    with_last_line "${targets_dir}/log/extract.1.log" \
+        ${cuda_cmd} --gpu "$((ngpu > 0 ? 1 : 0))" JOB=1:"${extract_nj}" \
+            "${targets_dir}/log/extract.JOB.log" \
+            env LOCAL_WORLD_SIZE="${local_jobs}" LOCAL_RANK='$[JOB-1]' \
+            ${python} -m espnet_mtkd.bin.mtkd_extract --teachers "${teachers}" \
+                --data_dir "${_train}" "${_valid}" "${_unlabelled[@]}" \
+                --shape_dir "${mtkd_stats_dir}" --out_dir "${targets_dir}" \
+                --ngpu "$((ngpu > 0 ? 1 : 0))" \
+                --rank '$[JOB-1]' --world_size "${extract_nj}" ${extract_args}
+    ${python} -m espnet_mtkd.bin.mtkd_extract --out_dir "${targets_dir}" --info
+}
+run_stage 8 "${targets_dir}/.done_${_teachers}${_with}" \
+    "targets: ${teachers}, ${dumpdir}/raw -> ${targets_dir}" \
+    "${extract_args}" extract_targets
 
 pretrain() {
     local normalize="--normalize ${feats_normalize}"
     if [ "${feats_normalize}" = global_mvn ]; then
         normalize+=" --normalize_conf stats_file=${asr_stats_dir}/train/feats_stats.npz"
+    fi
+    local dset inputs=()
+    [ "${teacher_mode}" = live ] || inputs+=(--targets_dir "${targets_dir}")
+    if [ ${#_unlabelled[@]} -gt 0 ]; then
+        inputs+=(--unlabelled_ratio "${unlabelled_ratio}" --unlabelled_wav_scp)
+        for dset in "${_unlabelled[@]}"; do inputs+=("${dset}/wav.scp"); done
+        inputs+=(--unlabelled_shape_file)
+        for dset in "${_unlabelled[@]}"; do
+            inputs+=("${mtkd_stats_dir}/$(basename "${dset}")/speech_shape")
+        done
     fi
     same_settings "${mtkd_exp}"
     log "log: ${mtkd_exp}/train.log"
@@ -384,13 +489,15 @@ pretrain() {
                 --valid_data_path_and_name_and_type "${_valid}/wav.scp,speech,sound" \
                 --train_shape_file "${mtkd_stats_dir}/$(basename "${_train}")/speech_shape" \
                 --valid_shape_file "${mtkd_stats_dir}/$(basename "${_valid}")/speech_shape" \
+                "${inputs[@]}" \
                 --resume true \
                 --output_dir "${mtkd_exp}" \
                 --seed "${seed}" ${mtkd_args}
 }
 run_stage 9 "${mtkd_exp}/.done" \
     "pre-training: ${dumpdir}/raw, ${teachers} -> ${mtkd_exp}" \
-    "$(settings "${train_config}" "${asr_config}") ${mtkd_args} ${seed}" pretrain
+    "$(settings "${train_config}" "${asr_config}") ${mtkd_args} ${seed} ${teacher_mode} \
+${unlabelled_ratio}" pretrain
 
 check_handover() {
     ${python} -m espnet_mtkd.bin.mtkd_handover \

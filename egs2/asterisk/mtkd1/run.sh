@@ -13,17 +13,19 @@ log() {
 budget=default  # smoke: all stages in minutes; default: two rows; full: all rows.
 encoder=conformer # of the default and smoke rows; full has both encoders.
 seeds=0
-pretrain_epochs=25   # Epochs of stage 1.
+languages=es,fr,it,ru # Whose prompts are the unlabelled audio.
+pretrain_epochs=60   # Epochs of stage 1.
 head_epochs=8        # Epochs of stage 2 with the encoder frozen (with teachers).
-finetune_epochs=12   # Epochs of stage 2 after that; from scratch: both, at once.
+finetune_epochs=32   # Epochs of stage 2 after that; from scratch: both, at once.
 python=python3
 
 help_message=$(cat << EOF
 Usage: $0 [--budget smoke|default|full] [options of mtkd.sh]
 
   smoke    both rows with 1 epoch a training: proves that all stages run (10 min)
-  default  from scratch, two teachers (50 min on two cores)
-  full     and one row per single teacher; both encoders
+  default  from scratch, two teachers (40 min on two cores)
+  full     and one row for each teacher alone, one with two hours of unlabelled audio in
+           stage 1, one with stored targets; both encoders
 
 Options:
     --budget  # Which rows, how long (default="${budget}").
@@ -113,20 +115,23 @@ taught=(
 )
 
 rows=()
-row() {  # <encoder> <name> <teachers>
-    local seed tag teachers=none args=("${scratch[@]}")
-    if [ "$3" != scratch ]; then
-        teachers=conf/$3.yaml
-        args=("${taught[@]}")
-    fi
+row() {  # <encoder> <name> <teachers> [<suffix of the tag> <options of mtkd.sh ...>]
+    local e=$1 name=$2 teachers=$3 suffix=${4:-} seed tag args=("${scratch[@]}")
+    shift $(($# > 4 ? 4 : $#))
+    [ "${teachers}" = scratch ] || args=("${taught[@]}")
     for seed in ${seeds}; do
-        log "======== $1: $2, seed ${seed} ========"
-        tag=$1_$3
+        log "======== ${e}: ${name}, seed ${seed} ========"
+        tag=${e}_${teachers}${suffix}
         [ "${seed}" = 0 ] || tag+=_seed${seed}
-        ./mtkd.sh "${common[@]}" "${args[@]}" --encoder "$1" --teachers "${teachers}" \
+        ./mtkd.sh "${common[@]}" "${args[@]}" "$@" --encoder "${e}" \
+            --teachers "$(teachers_file "${teachers}")" \
             --mtkd_tag "${tag}" --asr_tag "${tag}" --seed "${seed}" "${options[@]}"
-        rows+=("$1: $2=${expdir}/asr_${tag}")
+        rows+=("${e}: ${name}=${expdir}/asr_${tag}")
     done
+}
+
+teachers_file() {
+    if [ "$1" = scratch ]; then echo none; else echo "conf/$1.yaml"; fi
 }
 
 encoders=${encoder}
@@ -138,6 +143,12 @@ for e in ${encoders}; do
         row "${e}" "Whisper base" teacher_whisper_base
     fi
     row "${e}" "two teachers" teachers
+    if [ "${budget}" = full ]; then
+        row "${e}" "two teachers, stored targets" teachers _stored --teacher_mode cached
+        local/data.sh --stage 3 --unlabelled "${languages}" --python "${python}"
+        row "${e}" "two teachers, unlabelled audio" teachers _unlabelled \
+            --unlabelled_sets "$(printf 'data/%s ' ${languages//,/ })"
+    fi
 done
 
 for r in "${rows[@]}"; do

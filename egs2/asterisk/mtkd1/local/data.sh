@@ -19,18 +19,21 @@ log() {
 }
 SECONDS=0
 
-stage=1            # 1: fetch the prompts, 2: prepare the data directories.
-stop_stage=2
+stage=1            # 1: fetch the prompts, 2: prepare the data directories,
+stop_stage=3       # 3: likewise for the languages of --unlabelled.
 max_train_utts=0   # Keep that many utterances in train, from the shorter 3/4 (0: all).
 max_test_utts=0    # Likewise in valid and in test.
+unlabelled=        # Other languages, e.g. "es,fr,it,ru": audio alone -> data/<language>.
 python=python3     # Python with av, soundfile and numpy.
 
 # shellcheck disable=SC2034  # parse_options.sh prints it
 help_message=$(cat << EOF
-Usage: $0 [--max_train_utts <n>] [--max_test_utts <n>]
+Usage: $0 [--max_train_utts <n>] [--max_test_utts <n>] [--unlabelled es,fr,it,ru]
 
 Options:
     --stage          # First stage: 1 fetches, 2 prepares (default="${stage}").
+    --unlabelled     # Languages whose audio is fetched too, without its transcripts, separated
+                     # by commas: es, fr, it, ru (default="${unlabelled}").
     --stop_stage     # Last stage (default="${stop_stage}").
     --max_train_utts # Utterances to keep in train, 0: all (default="${max_train_utts}").
     --max_test_utts  # Utterances to keep in valid and in test, 0: all (default="${max_test_utts}").
@@ -73,8 +76,8 @@ has_prompts() {
 }
 
 fetch_debian() {
-    # $1: empty folder to unpack into. Returns 1 where apt cannot give the packages.
-    local packages="asterisk-core-sounds-en asterisk-core-sounds-en-g722"
+    # $1: empty folder to unpack into; $2: packages. Returns 1 where apt cannot give them.
+    local packages=$2
     local options="-q=2" deb
     command -v apt-get > /dev/null && command -v dpkg-deb > /dev/null || return 1
     if [ "$(id -u)" -eq 0 ]; then
@@ -100,6 +103,24 @@ fetch_debian() {
         dpkg-deb -x "${deb}" "$1"
     done
     rm -rf "$1/apt" "$1/debs"
+}
+
+fetch_language() {
+    # $1: language. Its G.722 prompts, from Debian alone -> ${ASTERISK}/unlabelled/$1
+    local target=${ASTERISK}/unlabelled/$1 folder=${ASTERISK}/.asterisk.part
+    if [ -d "${target}" ]; then
+        log "stage 3: ${target} is there, nothing to do"
+        return
+    fi
+    rm -rf "${folder}"
+    mkdir -p "${folder}" "${ASTERISK}/unlabelled"
+    folder=$(cd "${folder}" && pwd)
+    if ! fetch_debian "${folder}" "asterisk-core-sounds-$1-g722"; then
+        rm -rf "${folder}"
+        log "Error: no prompts in '$1' from Debian's packages; --unlabelled needs apt"
+        exit 4
+    fi
+    mv "${folder}" "${target}"
 }
 
 fetch_upstream() {
@@ -135,7 +156,8 @@ if [ "${stage}" -le 1 ] && [ "${stop_stage}" -ge 1 ]; then
         # Unpacked beside its place and renamed: what has the name is whole
         mkdir "${part}"
         part=$(cd "${part}" && pwd)
-        if ! fetch_debian "${part}"; then
+        if ! fetch_debian "${part}" \
+            "asterisk-core-sounds-en asterisk-core-sounds-en-g722"; then
             rm -rf "${part}"
             if ! fetch_upstream "${part}"; then
                 rm -rf "${part}"
@@ -155,7 +177,10 @@ fi
 
 if [ "${stage}" -le 2 ] && [ "${stop_stage}" -ge 2 ]; then
     log "stage 2: ${ASTERISK} -> data/{train,valid,test}"
-    "${python}" local/prepare_asterisk.py --source "${ASTERISK}" --data_dir data \
+    # Beside what was fetched lie the other languages.
+    source=${ASTERISK}
+    [ ! -d "${fetched}" ] || source=${fetched}
+    "${python}" local/prepare_asterisk.py --source "${source}" --data_dir data \
         --max_train_utts "${max_train_utts}" --max_test_utts "${max_test_utts}"
     for dset in train valid test; do
         # Its warning about a single speaker is no news here
@@ -165,6 +190,15 @@ if [ "${stage}" -le 2 ] && [ "${stop_stage}" -ge 2 ]; then
             exit 4
         fi
         rm -f data/.validate
+    done
+fi
+
+if [ "${stage}" -le 3 ] && [ "${stop_stage}" -ge 3 ]; then
+    for language in ${unlabelled//,/ }; do
+        log "stage 3: prompts in '${language}', audio alone -> data/${language}"
+        fetch_language "${language}"
+        "${python}" local/prepare_unlabelled.py --data_dir "data/${language}" \
+            --source "${ASTERISK}/unlabelled/${language}" --prefix "${language}"
     done
 fi
 
