@@ -33,6 +33,8 @@ setup(
         "torchaudio==2.11.*",
         "s3prl>=0.4.18",
         "transformers",
+        "faiss-cpu",
+        "filelock",
         "numpy>=2",
         "PyYAML",
         "safetensors",

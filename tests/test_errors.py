@@ -10,6 +10,7 @@ def test_every_error_has_its_documented_code():
         errors.ConfigError: 2,
         errors.NonFiniteError: 3,
         errors.DataError: 4,
+        errors.TargetStoreError: 5,
         errors.DiskError: 6,
     }
     assert {e: e.exit_code for e in errors.MTKDError.__subclasses__()} == codes

@@ -137,17 +137,16 @@ Options:
     --train_set        # Name of training set (required).
     --valid_set        # Name of validation set (required).
     --test_sets        # Names of test sets (required).
-    --unlabelled_sets  # Data directories without text, e.g. "data/es data/fr", whose audio
-                       # joins stage 1 (default="${unlabelled_sets}").
-    --unlabelled_ratio # Hours of them for each hour of the training set, in each epoch
-                       # (default="${unlabelled_ratio}").
+    --unlabelled_sets  # Data directories without text (default="${unlabelled_sets}"), e.g.
+                       # "data/es data/fr", whose audio joins stage 1.
+    --unlabelled_ratio # Hours of them an hour of the training set (default="${unlabelled_ratio}").
 
     # Stage 1: distillation from the teachers' embeddings
     --teachers     # YAML list of teachers, or "none" to train from scratch (default="${teachers}").
     --train_config # Config of mtkd_train (default="${train_config}").
-    --teacher_mode # live: teachers run during training, their targets are kept in memory;
-                   # cached: targets are stored first (stage 8), training loads no teacher
-                   # (default="${teacher_mode}").
+    --teacher_mode # live or cached (default="${teacher_mode}"). live: teachers run during training,
+                   # their targets are kept in memory; cached: targets are stored first
+                   # (stage 8), training loads no teacher.
     --targets_dir  # Directory of stored targets (default="${expdir}/mtkd_targets").
     --extract_args # Arguments for mtkd_extract, e.g. "--num_codebooks 8" (default="${extract_args}").
                    # By default 16 bytes a frame and layer: 2.9 MB an hour for each.
