@@ -373,3 +373,46 @@ def test_stamp_records_options(source, tmp_path):
     pa.prepare(source, tmp_path / "data", max_test_utts=2)
     stamp = json.loads((tmp_path / "data/.asterisk_stamp.json").read_text())
     assert stamp["options"]["max_test_utts"] == 2
+
+
+# ------------------------------------------------------------- unlabelled languages
+
+
+def prepare_unlabelled(source: Path, data_dir: Path):
+    """The script that decodes another language's prompts, as data.sh calls it."""
+    script = SCRIPT.with_name("prepare_unlabelled.py")
+    command = [sys.executable, script, "--source", source, "--prefix", "xx"]
+    return subprocess.run(
+        [*command, "--data_dir", data_dir], capture_output=True, text=True
+    )
+
+
+def test_unlabelled_prompts_become_a_directory_without_text(tmp_path):
+    sounds = tmp_path / "source/sounds/xx_XX_f_Someone"
+    for name, seconds in (
+        ("hello", 1.0),
+        ("digits/1", 0.5),
+        ("letters/1", 0.6),
+        ("too-short", 0.2),
+        ("silence/1", 1.0),
+    ):
+        encode_g722(sounds / f"{name}.g722", seconds)
+    (sounds / "empty.g722").write_bytes(b"")
+    data_dir = tmp_path / "data/xx"
+    for _ in range(2):  # the second run makes it anew
+        result = prepare_unlabelled(tmp_path / "source", data_dir)
+        assert result.returncode == 0, result.stderr
+        assert "empty.g722" in result.stdout
+    files = {path.name for path in data_dir.iterdir()}
+    assert files == {"wav.scp", "utt2spk", "spk2utt", "audio"}
+    lines = (data_dir / "wav.scp").read_text().split("\n")[:-1]
+    found = dict(line.split() for line in lines)
+    assert list(found) == ["xx-digits-1", "xx-hello", "xx-letters-1"]
+    for path in found.values():
+        assert soundfile.info(path).samplerate == pa.SAMPLE_RATE
+
+
+def test_a_folder_without_prompts_is_a_data_error(tmp_path):
+    result = prepare_unlabelled(tmp_path, tmp_path / "data")
+    assert result.returncode == 4
+    assert "no usable *.g722" in result.stderr
