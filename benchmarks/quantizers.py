@@ -1,0 +1,143 @@
+"""Libraries that quantise embeddings, on real ones: error, training and encoding time.
+
+    cd egs2/asterisk/mtkd1; python ../../../benchmarks/quantizers.py --name whisper_base
+
+needs stages 1 to 4 of the recipe and its teachers. Trains on the training set, measures
+on the validation set: squared error relative to the variance and mean cosine, both in
+standardised dimensions. `--methods` chooses; `multi_quantization` (k2-fsa's, `pip
+install multi_quantization h5py`) takes the steps that `--mq_steps` says for each of its
+two phases (its own default is 10000), which are hours on a CPU.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+
+METHODS = "pq opq rq1 ours rq16 lsq multi_quantization".split()
+
+
+def embeddings(config, wav_scp: Path) -> np.ndarray:
+    """(frames, E) of the config's first layer over a wav.scp."""
+    from espnet_mtkd.audio import read_wav_scp
+    from espnet_mtkd.targets.extract import embed, load_batches
+    from espnet_mtkd.targets.plan import Utterance, plan_batches
+    from espnet_mtkd.teachers.s3prl import S3PRLTeacher
+
+    teacher = S3PRLTeacher(config)
+    entries = read_wav_scp(wav_scp)
+    nums = [soundfile.info(audio).frames for audio in entries.values()]
+    frames = teacher.count_frames(nums, teacher.targets[0].frame_shift)
+    utts = [
+        Utterance(utt, audio, n, f)
+        for (utt, audio), n, f in zip(entries.items(), nums, frames, strict=True)
+    ]
+    name = teacher.targets[0].name
+    return np.concatenate(
+        [
+            row[name].numpy()
+            for batch, speech in load_batches(plan_batches(utts, 320000), "cpu")
+            for row in embed(teacher, batch, speech)
+        ]
+    )
+
+
+def by_faiss(quantizer, train, test):
+    """Train, encode and decode with anything that has faiss's three methods."""
+    start = time.perf_counter()
+    quantizer.train(train)
+    trained = time.perf_counter()
+    codes = quantizer.compute_codes(test)
+    return quantizer.decode(codes), trained - start, time.perf_counter() - trained
+
+
+def run(method: str, num: int, train, test, mq_steps: int):
+    """Reconstruction of `test`, seconds of training and of encoding."""
+    import faiss
+
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    dim = train.shape[1]
+    if method == "pq":
+        return by_faiss(faiss.ProductQuantizer(dim, num, 8), train, test)
+    if method == "lsq":
+        return by_faiss(faiss.LocalSearchQuantizer(dim, num, 8), train, test)
+    if method == "opq":
+        start = time.perf_counter()
+        rotation = faiss.OPQMatrix(dim, num)
+        rotation.train(train)
+        seconds = time.perf_counter() - start
+        out, trained, encoded = by_faiss(
+            faiss.ProductQuantizer(dim, num, 8),
+            rotation.apply(train),
+            rotation.apply(test),
+        )
+        return rotation.reverse_transform(out), seconds + trained, encoded
+    if method == "multi_quantization":
+        return by_multi_quantization(num, train, test, mq_steps)
+    quantizer = faiss.ResidualQuantizer(dim, num, 8)
+    quantizer.train_type = faiss.ResidualQuantizer.Train_default
+    quantizer.max_beam_size = {"rq1": 1, "ours": 4, "rq16": 16}[method]
+    return by_faiss(quantizer, train, test)
+
+
+def by_multi_quantization(num: int, train, test, steps: int):
+    """k2-fsa's trainer, batches of 600 frames as its authors use."""
+    from multi_quantization.quantization import QuantizerTrainer
+
+    x = torch.from_numpy(train)
+    trainer = QuantizerTrainer(train.shape[1], num, torch.device("cpu"), steps, steps)
+    start = time.perf_counter()
+    while not trainer.done():
+        trainer.step(x[torch.randint(len(x), (600,))])
+    trained = time.perf_counter()
+    quantizer = trainer.get_quantizer()
+    with torch.no_grad():
+        out = quantizer.decode(quantizer.encode(torch.from_numpy(test))).numpy()
+    return out, trained - start, time.perf_counter() - trained
+
+
+def main():
+    """Measure and print, a line a method as it ends."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--teachers", default="conf/teachers.yaml")
+    parser.add_argument("--name", default="whisper_base", help="of the teacher")
+    parser.add_argument("--train", type=Path, default="dump/raw/train/wav.scp")
+    parser.add_argument("--test", type=Path, default="dump/raw/valid/wav.scp")
+    parser.add_argument("--num_codebooks", type=int, default=16)
+    parser.add_argument("--num_threads", type=int, default=1)
+    parser.add_argument("--methods", nargs="+", default=METHODS[:5], choices=METHODS)
+    parser.add_argument("--mq_steps", type=int, default=10000)
+    args = parser.parse_args()
+    torch.set_num_threads(args.num_threads)
+
+    from espnet_mtkd.teachers.base import parse_teachers
+
+    (config,) = (c for c in parse_teachers(args.teachers) if c.name == args.name)
+    train, test = (embeddings(config, scp) for scp in (args.train, args.test))
+    mean, std = train.mean(0), train.std(0)
+    train, test = ((x - mean) / std for x in (train, test))
+    print(
+        f"{args.name}: {len(train)} frames to train on, {len(test)} to measure, "
+        f"{args.num_codebooks} codebooks, {args.num_threads} thread(s)"
+    )
+    for method in args.methods:
+        out, trained, encoded = run(
+            method, args.num_codebooks, train, test, args.mq_steps
+        )
+        error = ((test - out) ** 2).sum() / (test**2).sum()
+        norms = np.linalg.norm(test, axis=1) * np.linalg.norm(out, axis=1)
+        cosine = ((test * out).sum(1) / norms).mean()
+        print(
+            f"{method:20} error {error:.4f}, cosine {cosine:.4f}"
+            f", trained in {trained:.0f} s, {len(test) / encoded:.0f} frames/s encoded",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
