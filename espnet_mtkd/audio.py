@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -141,6 +142,6 @@ def read_lengths(shape_file: Path) -> dict[str, int]:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file so that it is either whole or not there."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)

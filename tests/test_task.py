@@ -329,6 +329,7 @@ import importlib.util, json, sys
 
 sys.path[:0] = json.loads(sys.argv[1])
 assert importlib.util.find_spec("espnet_mtkd") is None
+import setuptools  # brings the distutils that ESPnet imports; without -S, by itself
 import soundfile
 from espnet2.bin.asr_inference import Speech2Text
 

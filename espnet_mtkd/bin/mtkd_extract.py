@@ -177,6 +177,8 @@ def make_settings(args):
 
 def run(args) -> None:
     """Extract all teachers over all data directories."""
+    from filelock import FileLock
+
     from espnet_mtkd.audio import check_data_dir, read_lengths, read_wav_scp
     from espnet_mtkd.compat import import_s3prl_hub
     from espnet_mtkd.targets.extract import extract, get_codebooks
@@ -197,7 +199,10 @@ def run(args) -> None:
     lengths, audios = {}, {}
     for data_dir in data_dirs:
         shape = Path(args.shape_dir or out_dir) / data_dir.name / "speech_shape"
-        check_data_dir(data_dir, shape, args.nj)
+        # One process looks at the audio, the others find that it has done so.
+        shape.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(shape.with_name(".check.lock")):
+            check_data_dir(data_dir, shape, args.nj)
         lengths[data_dir.name] = read_lengths(shape)
         audios[data_dir.name] = read_wav_scp(data_dir / "wav.scp")
     unfinished = []
