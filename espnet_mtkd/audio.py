@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import soundfile
 from tqdm import tqdm
 
 from espnet_mtkd.errors import DataError
+from espnet_mtkd.files import write_atomically
 from espnet_mtkd.teachers.base import SAMPLE_RATE
 
 MIN_SAMPLES = 400  # one 25 ms frame: below it no teacher gives anything
@@ -118,8 +118,8 @@ def check_data_dir(data_dir: Path, shape_file: Path, nj: int = 1) -> None:
         if utt not in bad
     ]
     shape_file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(shape_file, "".join(lines))
-    write_atomically(stamp, digest)
+    write_atomically(shape_file, "".join(lines).encode())
+    write_atomically(stamp, digest.encode())
 
 
 def read_lengths(shape_file: Path) -> dict[str, int]:
@@ -138,10 +138,3 @@ def read_lengths(shape_file: Path) -> dict[str, int]:
             )
         lengths[utt] = int(num_samples)
     return lengths
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that it is either whole or not there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

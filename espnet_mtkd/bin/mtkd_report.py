@@ -40,7 +40,7 @@ def main(cmd=None):
     """Write the two files and print the table."""
     args = get_parser().parse_args(cmd)
     from espnet_mtkd import report
-    from espnet_mtkd.audio import write_atomically
+    from espnet_mtkd.files import write_atomically
 
     rows = []
     for row in args.rows:
@@ -69,7 +69,8 @@ def main(cmd=None):
         text = args.espnet_results.read_text(encoding="utf-8")
         parts.append(text.replace("\n## ", "\n### ").replace("# RESULTS", "## ESPnet"))
     results = args.expdir / "RESULTS.md"
-    write_atomically(results, "\n\n".join(p for p in parts if p) + "\n")
+    text = "\n\n".join(p for p in parts if p) + "\n"
+    write_atomically(results, text.encode())
     print(table)
     print(f"written: {results}, {args.expdir / 'curves.png'}")
 

@@ -28,6 +28,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from espnet_mtkd.errors import ConfigError, DataError, DiskError, TargetStoreError
+from espnet_mtkd.files import write_atomically
 from espnet_mtkd.targets import quantizer
 from espnet_mtkd.targets.fingerprint import differing_field, teacher_fingerprint
 from espnet_mtkd.targets.plan import Settings, Utterance, plan_batches, plan_shards
@@ -37,7 +38,6 @@ from espnet_mtkd.targets.store import (
     sha256_of,
     shard_is_whole,
     shard_name,
-    write_atomically,
     write_manifest,
     write_shard,
 )

@@ -10,10 +10,8 @@ it goes unnoticed either. Every file is written under another name, synced and r
 """
 
 import dataclasses
-import errno
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +20,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from espnet_mtkd.errors import DiskError, TargetStoreError
+from espnet_mtkd.errors import TargetStoreError
+from espnet_mtkd.files import write_atomically
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -53,34 +52,6 @@ class StoredTarget:
     def bytes_per_frame(self) -> int:
         """Bytes that one frame takes."""
         return self.num_channels * np.dtype(self.dtype).itemsize
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is, even after a power cut, either whole or not there.
-
-    Raises:
-        DiskError: no space; what was written of it is removed.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as e:
-        temporary.unlink(missing_ok=True)
-        if e.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskError(
-                f"no space left for {path} ({len(data) / 1e6:.0f} MB): free some and "
-                "run the same command again; it goes on from the last whole shard"
-            ) from e
-        raise
 
 
 def sha256_of(path: Path) -> str:

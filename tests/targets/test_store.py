@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 
 from espnet_mtkd.errors import DiskError, TargetStoreError
-from espnet_mtkd.targets import store as store_module
+from espnet_mtkd.files import write_atomically
 from espnet_mtkd.targets.store import (
     MANIFEST,
     StoredTarget,
     TargetStore,
     shard_is_whole,
     shard_name,
-    write_atomically,
     write_manifest,
     write_shard,
 )
@@ -178,7 +177,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
     def full(fd):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(store_module.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DiskError, match="no space left .* goes on") as error:
         write_atomically(tmp_path / "file", b"x" * 100)
     assert error.value.exit_code == 6

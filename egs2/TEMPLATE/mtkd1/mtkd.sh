@@ -320,16 +320,11 @@ with_progress() {  # <log file> <command ...>
     return "${status}"
 }
 
-# Shows the last line of a log, a progress bar's, every ten seconds.
-with_last_line() {  # <log file> <command ...>
-    local logfile=$1 watcher status=0
+# Runs a command, and every ten seconds beside it a function that tells of it.
+watched() {  # <function> <command ...>
+    local watch=$1 watcher status=0
     shift
-    (
-        while sleep 10; do
-            tail -n 1 "${logfile}" 2>/dev/null | tr '\r' '\n' | tail -n 1 \
-                | sed 's/^/    /'
-        done
-    ) &
+    while sleep 10; do "${watch}" || true; done &
     watcher=$!
     "$@" || status=$?
     kill "${watcher}" 2>/dev/null || true
@@ -337,25 +332,31 @@ with_last_line() {  # <log file> <command ...>
     return "${status}"
 }
 
+# Shows the last line of a log, a progress bar's.
+with_last_line() {  # <log file> <command ...>
+    local logfile=$1
+    shift
+    # shellcheck disable=SC2317,SC2329  # watched calls it
+    tell_last_line() {
+        tail -n 1 "${logfile}" 2>/dev/null | tr '\r' '\n' | tail -n 1 | sed 's/^/    /'
+    }
+    watched tell_last_line "$@"
+}
+
 # Shows how many utterances are decoded and the time that the rest will take.
 with_count() {  # <number in all> <pattern> <log files' glob> <command ...>
-    local total=$1 pattern=$2 glob=$3 watcher status=0
+    local total=$1 pattern=$2 glob=$3 begin=${SECONDS}
     shift 3
-    (
-        begin=${SECONDS}
-        while sleep 10; do
-            # shellcheck disable=SC2086
-            done=$(cat ${glob} 2>/dev/null | grep -c "${pattern}" || true)
-            [ "${done}" -gt 0 ] || continue
-            left=$(( (SECONDS - begin) * (total - done) / done ))
-            echo "    ${done} of ${total} utterances, about ${left} s left"
-        done
-    ) &
-    watcher=$!
-    "$@" || status=$?
-    kill "${watcher}" 2>/dev/null || true
-    wait "${watcher}" 2>/dev/null || true
-    return "${status}"
+    # shellcheck disable=SC2317,SC2329  # watched calls it
+    tell_count() {
+        local count left
+        # shellcheck disable=SC2086
+        count=$(cat ${glob} 2>/dev/null | grep -c "${pattern}" || true)
+        [ "${count}" -gt 0 ] || return 0
+        left=$(( (SECONDS - begin) * (total - count) / count ))
+        echo "    ${count} of ${total} utterances, about ${left} s left"
+    }
+    watched tell_count "$@"
 }
 
 asr() {  # <stage of asr.sh> <further options ...>

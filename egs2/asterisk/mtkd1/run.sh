@@ -23,7 +23,7 @@ help_message=$(cat << EOF
 Usage: $0 [--budget smoke|default|full] [options of mtkd.sh]
 
   smoke    both rows with 1 epoch a training: proves that all stages run (10 min)
-  default  from scratch, two teachers (35 to 55 min on two cores)
+  default  from scratch, two teachers (less than an hour on two cores)
   full     and one row for each teacher alone, one with two hours of unlabelled audio in
            stage 1, one with stored targets; both encoders
 
