@@ -17,7 +17,7 @@ from pathlib import Path
 import soundfile
 import torch
 
-from espnet_mtkd.targets.extract import embed, load_batches
+from espnet_mtkd.targets.embeddings import embed, load_batches
 from espnet_mtkd.targets.plan import Utterance, plan_batches
 
 LAYERS = (6, 9)

@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from espnet_mtkd.audio import read_lengths, read_wav_scp
-from espnet_mtkd.targets.extract import load_batches
+from espnet_mtkd.targets.embeddings import load_batches
 from espnet_mtkd.targets.plan import Utterance, plan_batches
 
 

@@ -181,7 +181,8 @@ def run(args) -> None:
 
     from espnet_mtkd.audio import check_data_dir, read_lengths, read_wav_scp
     from espnet_mtkd.compat import import_s3prl_hub
-    from espnet_mtkd.targets.extract import extract, get_codebooks
+    from espnet_mtkd.targets.codebooks import get_codebooks
+    from espnet_mtkd.targets.extract import extract
     from espnet_mtkd.targets.plan import Utterance
     from espnet_mtkd.teachers.base import parse_teachers
     from espnet_mtkd.teachers.s3prl import S3PRLTeacher, check_length, check_upstream

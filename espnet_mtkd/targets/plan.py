@@ -84,3 +84,25 @@ def plan_shards(batches, bytes_per_frame: int) -> list[list[list[Utterance]]]:
         shards[-1].append(batch)
         size += num_bytes
     return shards
+
+
+def share_of(shards, rank: int, world_size: int) -> set[int]:
+    """Numbers of the shards that are one process's, so that all end at the same time.
+
+    The longest shard first, each to the process that has the least to do so far: two
+    processes' loads differ by one shard at most (Graham, 1969).
+
+    Args:
+        shards: of `plan_shards`.
+        rank: of the process, from 0.
+        world_size: processes.
+    """
+    sizes = [sum(u.num_samples for batch in shard for u in batch) for shard in shards]
+    loads = [0] * world_size
+    share = set()
+    for number in sorted(range(len(shards)), key=lambda i: -sizes[i]):
+        process = loads.index(min(loads))
+        loads[process] += sizes[number]
+        if process == rank:
+            share.add(number)
+    return share

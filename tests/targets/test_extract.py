@@ -18,7 +18,8 @@ from espnet_mtkd.bin import mtkd_extract
 from espnet_mtkd.errors import ConfigError, DiskError, TargetStoreError
 from espnet_mtkd.targets import extract as extract_module
 from espnet_mtkd.targets import plan
-from espnet_mtkd.targets.plan import Utterance, plan_batches, plan_shards
+from espnet_mtkd.targets.embeddings import check_precision
+from espnet_mtkd.targets.plan import Utterance, plan_batches, plan_shards, share_of
 from espnet_mtkd.targets.quantizer import read_codebooks
 from espnet_mtkd.targets.store import MANIFEST, TargetStore
 from espnet_mtkd.teachers.base import parse_teachers
@@ -53,6 +54,15 @@ def test_shards_hold_all_batches_in_order(frames):
     assert list(itertools.chain(*shards)) == batches
     assert all(shards)
     assert len(shards) <= 2 * plan.MIN_SHARDS + 1
+
+
+@given(st.lists(st.integers(1, 500), max_size=40), st.integers(1, 6))
+def test_processes_share_the_shards_evenly(lengths, world_size):
+    shards = [[[Utterance(f"u{i}", "", n, 1)]] for i, n in enumerate(lengths)]
+    shares = [share_of(shards, rank, world_size) for rank in range(world_size)]
+    assert sorted(itertools.chain(*shares)) == list(range(len(shards)))
+    loads = [sum(lengths[i] for i in share) for share in shares]
+    assert max(loads) - min(loads) <= max(lengths, default=0)
 
 
 # ------------------------------------------------------------- the command
@@ -252,10 +262,10 @@ def test_a_teacher_that_half_precision_breaks_is_named(two_teachers, data):
     utt, wave = next(waves(data[0]))
     batch = [Utterance(utt, "", len(wave), len(wave) // 320)]
     speech = wave[None], torch.tensor([len(wave)])
-    extract_module.check_precision(teacher, batch, speech)
+    check_precision(teacher, batch, speech)
     teacher.dtype = torch.bfloat16
     with pytest.raises(ConfigError, match="'whisper'.* use --dtype float32"):
-        extract_module.check_precision(teacher, batch, speech)
+        check_precision(teacher, batch, speech)
     with pytest.raises(ConfigError, match="more than fp16 holds"):
         extract_module.to_fp16("whisper_l3", utt, torch.tensor([1e6]))
 

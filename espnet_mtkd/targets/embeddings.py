@@ -1,0 +1,126 @@
+"""A teacher over audio files: batches read ahead, embeddings checked."""
+
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import soundfile
+import torch
+from tqdm import tqdm
+
+from espnet_mtkd.errors import ConfigError, DataError
+from espnet_mtkd.targets.plan import Utterance
+from espnet_mtkd.teachers.base import SAMPLE_RATE
+
+MAX_LOW_PRECISION_ERROR = 0.1  # relative, of bf16 against fp32
+PREFETCH = 4  # batches of audio read ahead
+
+
+def progress(total: int, label: str, unit: str) -> tqdm:
+    """A progress bar; in a log file a line every ten seconds, not ten a second."""
+    interval = 0.5 if sys.stderr.isatty() else 10.0
+    return tqdm(
+        total=total, desc=label, unit=unit, unit_scale=True, mininterval=interval
+    )
+
+
+def read_audio(utt: Utterance) -> torch.Tensor:
+    """Waveform (N,) of an utterance.
+
+    Raises:
+        DataError: unreadable, or not as long as it was when it was checked.
+    """
+    try:
+        wave, rate = soundfile.read(utt.audio, dtype="float32")
+    except (soundfile.SoundFileError, OSError) as e:
+        raise DataError(f"utterance {utt.utt}: {utt.audio}: unreadable ({e})") from e
+    if rate != SAMPLE_RATE or wave.shape != (utt.num_samples,):
+        raise DataError(
+            f"utterance {utt.utt}: {utt.audio}: expected {utt.num_samples} samples at "
+            f"{SAMPLE_RATE} Hz, found an array {wave.shape} at {rate} Hz: the audio "
+            "has changed since it was checked; run mtkd_doctor again"
+        )
+    return torch.from_numpy(wave)
+
+
+def load_batches(batches, device: str) -> Iterator[tuple[list[Utterance], tuple]]:
+    """Read batches ahead in other threads; gives (batch, (speech, lengths))."""
+    pin = torch.device(device).type == "cuda"
+
+    def load(batch):
+        speech_BN = torch.nn.utils.rnn.pad_sequence(
+            [read_audio(u) for u in batch], batch_first=True
+        )
+        return speech_BN.pin_memory() if pin else speech_BN
+
+    with ThreadPoolExecutor(2) as pool:
+        waiting, rest = [], iter(batches)
+        try:
+            while True:
+                while len(waiting) < PREFETCH and (batch := next(rest, None)):
+                    waiting.append((batch, pool.submit(load, batch)))
+                if not waiting:
+                    return
+                batch, future = waiting.pop(0)
+                speech_BN = future.result().to(device, non_blocking=True)
+                lengths_B = torch.tensor([u.num_samples for u in batch], device=device)
+                yield batch, (speech_BN, lengths_B)
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+
+@torch.inference_mode()
+def embed(teacher, batch, speech) -> list[dict[str, torch.Tensor]]:
+    """Embeddings of a batch: for each utterance, target name -> (frames, E).
+
+    Raises:
+        ConfigError: the teacher gives values that are not finite.
+        DataError: another number of frames than planned.
+    """
+    out = teacher(*speech, [u.utt for u in batch])
+    rows = []
+    for b, utt in enumerate(batch):
+        row = {}
+        for name, (target_BTE, lengths_B) in out.items():
+            if int(lengths_B[b]) != utt.num_frames:
+                raise DataError(
+                    f"utterance {utt.utt}: '{name}': expected {utt.num_frames} frames, "
+                    f"found {int(lengths_B[b])}"
+                )
+            row[name] = target_BTE[b, : utt.num_frames]
+            if not bool(row[name].isfinite().all()):
+                raise ConfigError(
+                    f"teacher '{teacher.config.name}': '{name}' is not finite for "
+                    f"utterance {utt.utt} in {teacher.dtype}"
+                    + (
+                        ": use --dtype float32"
+                        if teacher.dtype != torch.float32
+                        else ": is the checkpoint damaged?"
+                    )
+                )
+        rows.append(row)
+    return rows
+
+
+def check_precision(teacher, batch, speech) -> None:
+    """Refuse a teacher that another data type than float32 breaks.
+
+    Raises:
+        ConfigError: naming teacher, target and error.
+    """
+    if teacher.dtype == torch.float32:
+        return
+    found = embed(teacher, batch, speech)
+    dtype, teacher.dtype = teacher.dtype, torch.float32
+    exact = embed(teacher, batch, speech)
+    teacher.dtype = dtype
+    for spec in teacher.targets:
+        x, y = (torch.cat([row[spec.name] for row in rows]) for rows in (exact, found))
+        error = float((x - y).norm() / x.norm())
+        if not error <= MAX_LOW_PRECISION_ERROR:
+            raise ConfigError(
+                f"teacher '{teacher.config.name}': '{spec.name}' in {dtype} is off by "
+                f"{error:.1%} from float32 (at most {MAX_LOW_PRECISION_ERROR:.0%} is "
+                "accepted): use --dtype float32"
+            )
