@@ -4,9 +4,11 @@
 
 needs stages 1 to 4 of the recipe and its teachers. Trains on the training set, measures
 on the validation set: squared error relative to the variance and mean cosine, both in
-standardised dimensions. `--methods` chooses; `multi_quantization` (k2-fsa's, `pip
-install multi_quantization h5py`) takes the steps that `--mq_steps` says for each of its
-two phases (its own default is 10000), which are hours on a CPU.
+standardised dimensions. `--methods` chooses. `vector_quantize` (lucidrains': `pip
+install vector-quantize-pytorch einx`; its residual quantiser with k-means
+initialisation) and `multi_quantization` (k2-fsa's: `pip install multi_quantization
+h5py`) are trained step by step: `--steps` of the one, and as many for each of the two
+phases of the other (its own default is 10000, hours on a CPU).
 """
 
 import argparse
@@ -17,7 +19,7 @@ import numpy as np
 import soundfile
 import torch
 
-METHODS = "pq opq rq1 ours rq16 lsq multi_quantization".split()
+METHODS = "pq opq rq1 ours rq16 lsq vector_quantize multi_quantization".split()
 
 
 def embeddings(config, wav_scp: Path) -> np.ndarray:
@@ -54,7 +56,7 @@ def by_faiss(quantizer, train, test):
     return quantizer.decode(codes), trained - start, time.perf_counter() - trained
 
 
-def run(method: str, num: int, train, test, mq_steps: int):
+def run(method: str, num: int, train, test, steps: int):
     """Reconstruction of `test`, seconds of training and of encoding."""
     import faiss
 
@@ -76,7 +78,9 @@ def run(method: str, num: int, train, test, mq_steps: int):
         )
         return rotation.reverse_transform(out), seconds + trained, encoded
     if method == "multi_quantization":
-        return by_multi_quantization(num, train, test, mq_steps)
+        return by_multi_quantization(num, train, test, steps)
+    if method == "vector_quantize":
+        return by_vector_quantize(num, train, test, steps)
     quantizer = faiss.ResidualQuantizer(dim, num, 8)
     quantizer.train_type = faiss.ResidualQuantizer.Train_default
     quantizer.max_beam_size = {"rq1": 1, "ours": 4, "rq16": 16}[method]
@@ -99,6 +103,26 @@ def by_multi_quantization(num: int, train, test, steps: int):
     return out, trained - start, time.perf_counter() - trained
 
 
+def by_vector_quantize(num: int, train, test, steps: int):
+    """lucidrains' residual quantiser; the codebooks follow the batches by averages."""
+    from vector_quantize_pytorch import ResidualVQ
+
+    x = torch.from_numpy(train)
+    quantizer = ResidualVQ(
+        dim=train.shape[1], num_quantizers=num, codebook_size=256, kmeans_init=True
+    )
+    start = time.perf_counter()
+    for step in range(steps):
+        size = 20_000 if step == 0 else 2_000  # k-means sees the first batch alone
+        quantizer(x[torch.randint(len(x), (size,))][None])
+    trained = time.perf_counter()
+    quantizer.eval()
+    with torch.no_grad():
+        _, codes, _ = quantizer(torch.from_numpy(test)[None])
+        out = quantizer.get_output_from_indices(codes)[0].numpy()
+    return out, trained - start, time.perf_counter() - trained
+
+
 def main():
     """Measure and print, a line a method as it ends."""
     parser = argparse.ArgumentParser(
@@ -111,7 +135,7 @@ def main():
     parser.add_argument("--num_codebooks", type=int, default=16)
     parser.add_argument("--num_threads", type=int, default=1)
     parser.add_argument("--methods", nargs="+", default=METHODS[:5], choices=METHODS)
-    parser.add_argument("--mq_steps", type=int, default=10000)
+    parser.add_argument("--steps", type=int, default=10000)
     args = parser.parse_args()
     torch.set_num_threads(args.num_threads)
 
@@ -126,9 +150,7 @@ def main():
         f"{args.num_codebooks} codebooks, {args.num_threads} thread(s)"
     )
     for method in args.methods:
-        out, trained, encoded = run(
-            method, args.num_codebooks, train, test, args.mq_steps
-        )
+        out, trained, encoded = run(method, args.num_codebooks, train, test, args.steps)
         error = ((test - out) ** 2).sum() / (test**2).sum()
         norms = np.linalg.norm(test, axis=1) * np.linalg.norm(out, axis=1)
         cosine = ((test * out).sum(1) / norms).mean()

@@ -32,11 +32,11 @@ Usage: $0 [--max_train_utts <n>] [--max_test_utts <n>] [--unlabelled es,fr,it,ru
 
 Options:
     --stage          # First stage: 1 fetches, 2 prepares (default="${stage}").
-    --unlabelled     # Languages whose audio is fetched too, without its transcripts, separated
-                     # by commas: es, fr, it, ru (default="${unlabelled}").
     --stop_stage     # Last stage (default="${stop_stage}").
     --max_train_utts # Utterances to keep in train, 0: all (default="${max_train_utts}").
     --max_test_utts  # Utterances to keep in valid and in test, 0: all (default="${max_test_utts}").
+    --unlabelled     # Languages whose audio is fetched too, without its transcripts, separated
+                     # by commas: es, fr, it, ru (default="${unlabelled}").
     --python         # Python to use (default="${python}").
 Environment:
     ASTERISK         # Folder with the prompts, filled when empty (default="downloads").

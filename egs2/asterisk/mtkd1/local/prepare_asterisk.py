@@ -75,10 +75,10 @@ class PrepareError(Exception):
 
 @dataclass(frozen=True)
 class Utterance:
-    """One prompt: utterance id, normalised text, audio length in samples."""
+    """One prompt: id, normalised text (None: not known), audio length in samples."""
 
     utt_id: str
-    text: str
+    text: str | None
     num_samples: int
 
     @property
@@ -258,7 +258,8 @@ def decode_g722(path: Path):
     return samples
 
 
-def _write_flac(path: Path, samples) -> None:
+def write_flac(path: Path, samples) -> None:
+    """Write int16 samples (N,) at 16 kHz, making the folder."""
     import soundfile
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -321,7 +322,10 @@ def shorten(utterances: list[Utterance], max_utts: int) -> list[Utterance]:
 
 
 def write_kaldi_dir(folder: Path, utterances: list[Utterance], audio: str, spk: str):
-    """Write wav.scp, text, utt2spk and spk2utt, sorted as the C locale sorts."""
+    """Write wav.scp, text, utt2spk and spk2utt, sorted as the C locale sorts.
+
+    There is no file `text` where an utterance has none.
+    """
     folder.mkdir(parents=True)
     utterances = sorted(utterances, key=lambda u: u.utt_id.encode())
     lines = {
@@ -330,7 +334,9 @@ def write_kaldi_dir(folder: Path, utterances: list[Utterance], audio: str, spk: 
         "utt2spk": [f"{u.utt_id} {spk}" for u in utterances],
         "spk2utt": [" ".join([spk, *(u.utt_id for u in utterances)])],
     }
-    for name in KALDI_FILES:
+    if any(u.text is None for u in utterances):
+        del lines["text"]
+    for name in lines:
         (folder / name).write_text("".join(f"{line}\n" for line in lines[name]))
 
 
@@ -440,7 +446,7 @@ def prepare(
             continue
         utt_id = f"{voice.speaker}-{name.replace('/', '_')}"
         splits[choose_split(text)].append(Utterance(utt_id, text, len(samples)))
-        _write_flac(part / "audio" / f"{utt_id}.flac", samples)
+        write_flac(part / "audio" / f"{utt_id}.flac", samples)
     if unreadable:
         raise PrepareError(
             f"{len(unreadable)} of {len(prompts)} prompts cannot be read: "

@@ -10,8 +10,10 @@ from prepare_asterisk import (
     MAX_SECONDS,
     MIN_SECONDS,
     SAMPLE_RATE,
-    _write_flac,
+    Utterance,
     decode_g722,
+    write_flac,
+    write_kaldi_dir,
 )
 from tqdm import tqdm
 
@@ -34,7 +36,7 @@ def prepare(source: Path, data_dir: Path, prefix: str) -> float:
     """
     part = data_dir.with_name(f".{data_dir.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    scp, total, left_out = {}, 0, []
+    utterances, left_out = {}, []
     for path in tqdm(sorted(source.rglob("*.g722")), f"prompts in {prefix}"):
         if "silence" in path.parts:
             continue
@@ -45,28 +47,25 @@ def prepare(source: Path, data_dir: Path, prefix: str) -> float:
             continue
         if not MIN_SECONDS <= len(samples) / SAMPLE_RATE <= MAX_SECONDS:
             continue
-        name = (
-            path.stem
-            if path.parent.name.startswith(prefix)
-            else (f"{path.parent.name}-{path.stem}")
-        )
+        folder = path.parent.name
+        name = path.stem if folder.startswith(prefix) else f"{folder}-{path.stem}"
         utt = f"{prefix}-{name}"
-        if utt in scp:
+        if utt in utterances:
             raise ValueError(f"two prompts are called {utt}")
-        _write_flac(part / "audio" / f"{utt}.flac", samples)
-        scp[utt] = data_dir / "audio" / f"{utt}.flac"
-        total += len(samples)
+        write_flac(part / "audio" / f"{utt}.flac", samples)
+        utterances[utt] = Utterance(utt, None, len(samples))
     if left_out:
         print(f"left out, not decodable: {', '.join(left_out)}")
-    if not scp:
+    if not utterances:
         raise ValueError(f"no usable *.g722 in {source}")
-    utts = sorted(scp, key=str.encode)
-    (part / "wav.scp").write_text("".join(f"{u} {scp[u]}\n" for u in utts))
-    (part / "utt2spk").write_text("".join(f"{u} {prefix}\n" for u in utts))
-    (part / "spk2utt").write_text(f"{prefix} {' '.join(utts)}\n")
+    kaldi = part / "kaldi"
+    write_kaldi_dir(kaldi, list(utterances.values()), f"{data_dir}/audio", prefix)
+    for path in kaldi.iterdir():
+        path.rename(part / path.name)
+    kaldi.rmdir()
     shutil.rmtree(data_dir, ignore_errors=True)
     part.rename(data_dir)
-    return total / SAMPLE_RATE / 3600
+    return sum(u.seconds for u in utterances.values()) / 3600
 
 
 def main() -> int:
