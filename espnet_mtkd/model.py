@@ -157,14 +157,15 @@ class ESPnetMTKDModel(AbsESPnetModel):
 
 
 @torch.no_grad()
-def measure_frame_shift(frontend, encoder) -> int:
+def measure_frame_shift(frontend, encoder, device="cpu") -> int:
     """Samples between two encoder frames, found by running 1 s and 3 s of noise."""
     was_training = frontend.training, encoder.training
     frontend.eval(), encoder.eval()
     frames = []
     for num_samples in (16000, 48000):
-        speech = torch.linspace(-1, 1, num_samples)[None].sin()
-        feats, lengths = frontend(speech, torch.tensor([num_samples]))
+        speech = torch.linspace(-1, 1, num_samples, device=device)[None].sin()
+        length = torch.tensor([num_samples], device=device)
+        feats, lengths = frontend(speech, length)
         _, lengths, _ = encoder(feats, lengths)
         frames.append(int(lengths[0]))
     frontend.train(was_training[0]), encoder.train(was_training[1])

@@ -159,6 +159,10 @@ class S3PRLTeacher:
 
     @torch.no_grad()
     def __call__(self, speech_BN, speech_lengths_B, utt_ids=None):
+        """`embed` without gradients: what a teacher is asked for."""
+        return self.embed(speech_BN, speech_lengths_B, utt_ids)
+
+    def embed(self, speech_BN, speech_lengths_B, utt_ids=None):
         """Embeddings of a batch.
 
         Args:

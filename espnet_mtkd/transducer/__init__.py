@@ -1,0 +1,1 @@
+"""Stage 2: path distillation, its teacher, and the transducer loss."""

@@ -1,0 +1,69 @@
+"""A foundation model as the frontend of an ESPnet ASR model: the teacher transducer."""
+
+import torch
+from espnet2.asr.frontend.abs_frontend import AbsFrontend
+
+from espnet_mtkd.errors import ConfigError
+from espnet_mtkd.teachers.base import SAMPLE_RATE, TeacherConfig
+from espnet_mtkd.teachers.s3prl import S3PRLTeacher
+
+
+class TeacherFrontend(AbsFrontend):
+    """One hidden state of an s3prl upstream, Whisper included, as features.
+
+    Unlike ESPnet's `s3prl` frontend it knows this package's upstreams, stops after the
+    layer that it gives, and counts only frames that saw real audio.
+
+    Args:
+        upstream, path_or_url, normalize, extra_conf: as in `teachers.yaml`.
+        layer: index into the hidden states; -1 is the last.
+        stack: frames that are put side by side; 2 makes 25 Hz of 50, the student's rate.
+        frozen: False trains the upstream too, with dropout off; lower `optim_conf.lr`.
+        fs: sampling rate, which must be 16 kHz; `asr.sh` passes it.
+
+    Raises:
+        ConfigError: see `S3PRLTeacher`; or another sampling rate.
+    """
+
+    def __init__(
+        self,
+        upstream: str,
+        path_or_url: str | None = None,
+        layer: int = -1,
+        stack: int = 2,
+        normalize: bool = False,
+        extra_conf: dict | None = None,
+        frozen: bool = True,
+        fs: int | str = SAMPLE_RATE,
+    ):
+        super().__init__()
+        if str(fs).lower() not in ("16000", "16k"):
+            raise ConfigError(f"frontend_conf.fs: expected 16000, found {fs}")
+        config = TeacherConfig(
+            "frontend",
+            upstream,
+            path_or_url=path_or_url,
+            layers=(layer,),
+            normalize=normalize,
+            extra_conf=extra_conf or {},
+        )
+        self._teacher = S3PRLTeacher(config)
+        # Registered, so that it moves, is saved and, not frozen, trained.
+        self.upstream = self._teacher._network
+        self.upstream.requires_grad_(not frozen)
+        self.frozen = frozen
+        self.stack = stack
+        (self._target,) = self._teacher.targets
+
+    def output_size(self) -> int:
+        """Dimension of the features, `stack` times the upstream's."""
+        return self.stack * self._target.dim
+
+    def forward(self, speech, speech_lengths):
+        """Waveforms (B, N), (B,) -> features (B, T, stack * E), (B,)."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            out = self._teacher.embed(speech, speech_lengths)
+        feats_BTE, lengths_B = out[self._target.name]
+        lengths_B = lengths_B // self.stack
+        T = int(lengths_B.max())
+        return feats_BTE[:, : T * self.stack].reshape(len(feats_BTE), T, -1), lengths_B

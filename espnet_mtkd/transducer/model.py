@@ -1,0 +1,167 @@
+"""ESPnet's ASR model while it is trained: path distillation, the loss in slices.
+
+It adds no parameter and no buffer, so what it saves is a stock ESPnet model.
+"""
+
+import dataclasses
+
+import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.asr_transducer.utils import get_transducer_task_io
+
+from espnet_mtkd.errors import ConfigError
+from espnet_mtkd.model import measure_frame_shift
+from espnet_mtkd.transducer.kd import VARIANTS, path_kd_loss, place_nodes
+from espnet_mtkd.transducer.paths import PathStores
+from espnet_mtkd.transducer.rnnt import sliced_transducer_loss
+
+
+@dataclasses.dataclass(frozen=True)
+class PathKDConfig:
+    """How the student follows the teacher's best path.
+
+    Attributes:
+        weight: of the loss, summed over a path's nodes, beside the transducer's.
+        temperature, variant: of `path_kd_loss`.
+        time_shift: frames by which the student may be later than the teacher; for
+            streaming students.
+    """
+
+    weight: float = 0.5
+    temperature: float = 1.0
+    variant: str = "topk"
+    time_shift: int = 0
+
+    def __post_init__(self):
+        """Refuse values that mean nothing."""
+        if self.variant not in VARIANTS:
+            raise ConfigError(
+                f"path_kd_conf.variant: expected one of {VARIANTS}, found "
+                f"'{self.variant}'"
+            )
+        for name in ("weight", "temperature"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(
+                    f"path_kd_conf.{name}: expected above 0, found "
+                    f"{getattr(self, name)}"
+                )
+
+
+class ESPnetMTKDTransducerModel(ESPnetASRModel):
+    """`ESPnetASRModel` with a transducer, distilled; see the module."""
+
+    paths: PathStores | None = None
+    kd = PathKDConfig()
+    is_sliced = False
+    _batch = None
+    _kd_loss = None
+
+    def distil_from(self, paths: PathStores, kd: PathKDConfig) -> None:
+        """Add the distance to stored teacher paths to the training loss."""
+        self.paths, self.kd = paths, kd
+        self.frame_shift = measure_frame_shift(self.frontend, self.encoder)
+
+    def forward(self, speech, speech_lengths, text, text_lengths, **kwargs):
+        """As `ESPnetASRModel.forward`; `utt_id` of `kwargs` finds the paths.
+
+        Validation leaves the paths out, so that models trained with and without them
+        are selected alike.
+
+        Raises:
+            TargetStoreError, DataError: see `PathStores.read` and `path_kd`.
+        """
+        self._batch = kwargs.get("utt_id"), speech_lengths.tolist()
+        self._kd_loss = None
+        loss, stats, weight = super().forward(
+            speech, speech_lengths, text, text_lengths, **kwargs
+        )
+        if self._kd_loss is not None:
+            loss = loss + self.kd.weight * self._kd_loss
+            stats["loss_path_kd"] = self._kd_loss.detach()[None]
+            stats["loss"] = loss.detach()
+        self._batch = self._kd_loss = None
+        return loss, stats, weight
+
+    def _calc_transducer_loss(self, encoder_out, encoder_out_lens, labels):
+        decoder_in, target, t_len, u_len = get_transducer_task_io(
+            labels,
+            encoder_out_lens,
+            ignore_id=self.ignore_id,
+            blank_id=self.blank_id,
+        )
+        self.decoder.set_device(encoder_out.device)
+        decoder_out = self.decoder(decoder_in)
+        if self.is_sliced:
+            loss = sliced_transducer_loss(
+                self.joint_network,
+                self.criterion_transducer,
+                encoder_out,
+                decoder_out,
+                target,
+                t_len,
+                u_len,
+            )
+        else:
+            joint_out = self.joint_network(
+                encoder_out.unsqueeze(2), decoder_out.unsqueeze(1)
+            )
+            loss = self.criterion_transducer(joint_out, target, t_len, u_len)
+        if self.training and self.paths is not None:
+            self._kd_loss = self.path_kd(encoder_out, t_len, decoder_out, target, u_len)
+        cer = wer = None
+        if not self.training and self.error_calculator_trans is not None:
+            cer, wer = self.error_calculator_trans(encoder_out, target)
+        return loss, cer, wer
+
+    def path_kd(self, h_BTD, num_frames_B, g_BUD, labels_BU, num_labels_B):
+        """Distance to the teacher at its nodes: T + U joint evaluations an utterance.
+
+        Args:
+            h_BTD, num_frames_B: encoder output.
+            g_BUD: decoder output, (B, U + 1, D).
+            labels_BU, num_labels_B: the transcripts.
+
+        Returns:
+            Scalar: summed over the nodes, mean over the batch.
+        """
+        parts = []
+        frames, labels = num_frames_B.tolist(), num_labels_B.tolist()
+        for b, (utt, num_samples) in enumerate(zip(*self._batch, strict=True)):
+            path = self.paths.read(
+                utt, num_samples, labels_BU[b, : labels[b]], frames[b], self.frame_shift
+            )
+            if path is None:
+                continue
+            student_N, keep_N = place_nodes(
+                path.frames,
+                path.positions,
+                self.paths.frame_shift,
+                self.frame_shift,
+                self.kd.time_shift,
+                frames[b],
+            )
+            parts.append(
+                (
+                    torch.full_like(student_N, b),
+                    student_N,
+                    path.positions[keep_N],
+                    path.ids[keep_N],
+                    path.logp[keep_N],
+                    path.has_label[keep_N],
+                )
+            )
+        if not parts:
+            return h_BTD.sum() * 0.0
+        b_N, t_N, u_N, ids_Nk, logp_Nk, has_label_N = (
+            torch.cat(column).to(h_BTD.device) for column in zip(*parts, strict=True)
+        )
+        logits_NV = self.joint_network(h_BTD[b_N, t_N], g_BUD[b_N, u_N])
+        loss_N = path_kd_loss(
+            logits_NV,
+            ids_Nk,
+            logp_Nk,
+            has_label_N,
+            self.kd.temperature,
+            self.kd.variant,
+        )
+        return loss_N.sum() / len(h_BTD)
