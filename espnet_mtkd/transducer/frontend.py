@@ -17,7 +17,7 @@ class TeacherFrontend(AbsFrontend):
     Args:
         upstream, path_or_url, normalize, extra_conf: as in `teachers.yaml`.
         layer: index into the hidden states; -1 is the last.
-        stack: frames that are put side by side; 2 makes 25 Hz of 50, the student's rate.
+        stack: frames that are put side by side; 2 makes the student's 25 Hz of 50.
         frozen: False trains the upstream too, with dropout off; lower `optim_conf.lr`.
         fs: sampling rate, which must be 16 kHz; `asr.sh` passes it.
 

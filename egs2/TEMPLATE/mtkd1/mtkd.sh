@@ -69,6 +69,11 @@ asr_exp=              # Directory of stage 2. If given, asr_tag is ignored.
 head_args=            # Arguments for a first part with the encoder frozen; empty: none.
 finetune_args=        # Arguments for training on from a pre-trained encoder.
 feats_normalize=global_mvn # global_mvn or utterance_mvn.
+kd_teacher_exp=       # Directory of a trained teacher transducer; empty: no path distillation.
+kd_teacher_model=valid.loss.ave.pth # Its model file.
+kd_args=              # Arguments of the distillation, e.g. "--path_kd_conf weight=0.5".
+paths_dir=            # Directory of its best paths (default: ${expdir}/mtkd_paths_<teacher>).
+paths_args=           # Arguments for mtkd_extract_paths, e.g. "--num_tokens 8".
 
 # Decoding
 inference_config=conf/decode_asr.yaml # Config of asr_inference.
@@ -97,7 +102,8 @@ Stages:
                                                     -> ${expdir}/mtkd_targets
     9  pre-train the encoder on the teachers        -> ${expdir}/mtkd_<tag>
     10 check that stage 11 takes over the encoder whole
-    11 train the transducer                         -> ${expdir}/asr_<tag>
+    11 store the best paths of --kd_teacher_exp     -> ${expdir}/mtkd_paths_<teacher>
+       train the transducer                         -> ${expdir}/asr_<tag>
     12 decode                                       -> ${expdir}/asr_<tag>/<decoding>/<set>
     13 score                                        -> ${expdir}/asr_<tag>/RESULTS.md
     14 pack, 15 upload (with --skip_packing false, --skip_upload_hf false)
@@ -170,6 +176,16 @@ Options:
     --finetune_args # Arguments of asr_train for what follows (default="${finetune_args}"),
                    # the training of a student whose encoder was pre-trained.
     --feats_normalize # global_mvn or utterance_mvn (default="${feats_normalize}").
+    --kd_teacher_exp  # Directory of a trained transducer, with the same tokens, whose best
+                   # alignment paths the student learns from (default="${kd_teacher_exp}").
+                   # E.g. one over a foundation model: train it by this script, with
+                   # --teachers none --asr_config conf/train_asr_teacher_transducer.yaml.
+    --kd_teacher_model # Its model file (default="${kd_teacher_model}").
+    --kd_args      # Arguments of the distillation (default="${kd_args}"), e.g.
+                   # "--path_kd_conf weight=0.5 --path_kd_conf time_shift=2"; keys: weight,
+                   # temperature, time_shift (frames), variant (topk or collapsed).
+    --paths_dir    # Directory of the paths (default="${expdir}/mtkd_paths_<teacher>").
+    --paths_args   # Arguments for mtkd_extract_paths, e.g. "--num_tokens 8" (default="${paths_args}").
 
     # Decoding
     --inference_config    # Config of asr_inference (default="${inference_config}").
@@ -215,6 +231,9 @@ for dset in ${unlabelled_sets}; do
     [ -f "${dset}/wav.scp" ] || [ "${stage}" -le 1 ] \
         || fail "--unlabelled_sets: no such file: ${dset}/wav.scp"
 done
+if [ -n "${kd_teacher_exp}" ] && [ ! -f "${kd_teacher_exp}/${kd_teacher_model}" ]; then
+    fail "--kd_teacher_exp: no such file: ${kd_teacher_exp}/${kd_teacher_model}: train it first"
+fi
 case ${expdir} in
     *:*) fail "--expdir: ESPnet's --init_param splits paths at ':', found '${expdir}'" ;;
 esac
@@ -243,6 +262,15 @@ _valid=${dumpdir}/raw/${valid_set}
 _tokens=${token_type}
 [ "${token_type}" != bpe ] || _tokens=bpe${nbpe}
 asr_stats_dir=${expdir}/asr_stats_raw_${lang}_${_tokens}${_sp}
+# What stock ESPnet does not know runs through this package.
+asr_python=${python}
+if grep -q '^frontend: *mtkd_teacher' "${asr_config}"; then
+    asr_python="${python} -m espnet_mtkd.bin.mtkd_espnet"
+    asr_stats_dir+=_$(basename "${asr_config}" .yaml)
+elif [[ -n "${kd_teacher_exp}" || "${asr_args} ${finetune_args}" = *--transducer_loss* ]]; then
+    asr_python="${python} -m espnet_mtkd.bin.mtkd_espnet"
+fi
+: "${paths_dir:=${expdir}/mtkd_paths_$(basename "${kd_teacher_exp}")}"
 mtkd_stats_dir=${expdir}/mtkd_stats
 : "${targets_dir:=${expdir}/mtkd_targets}"
 : "${extract_nj:=$((ngpu > 1 ? ngpu : 1))}"
@@ -365,7 +393,7 @@ asr() {  # <stage of asr.sh> <further options ...>
     ./asr.sh --stage "${number}" --stop_stage "${number}" \
         --ngpu "${ngpu}" --num_nodes "${num_nodes}" --nj "${nj}" \
         --inference_nj "${inference_nj}" --gpu_inference "${gpu_inference}" \
-        --dumpdir "${dumpdir}" --expdir "${expdir}" --python "${python}" \
+        --dumpdir "${dumpdir}" --expdir "${expdir}" --python "${asr_python}" \
         --local_data_opts "${local_data_opts}" \
         --speed_perturb_factors "${speed_perturb_factors}" \
         --audio_format "${audio_format}" --fs "${fs}" --lang "${lang}" \
@@ -521,6 +549,25 @@ train_part() {  # <asr_exp> <initial parameters> <arguments of asr_train>
     with_progress "$1/train.log" asr 11 --asr_exp "$1" --asr_args "$3 --seed ${seed}" \
         ${2:+--pretrained_model "$2"}
 }
+extract_paths() {
+    # shellcheck disable=SC2086,SC2154  # cuda_cmd is set by cmd.sh
+    with_last_line "${paths_dir}/log/extract_paths.log" \
+        ${cuda_cmd} --gpu "$((ngpu > 0 ? 1 : 0))" "${paths_dir}/log/extract_paths.log" \
+            env OMP_NUM_THREADS="${num_threads}" \
+            ${python} -m espnet_mtkd.bin.mtkd_extract_paths --asr_exp "${kd_teacher_exp}" \
+                --model_file "${kd_teacher_model}" --data_dir "${_train}" \
+                --shape_dir "${mtkd_stats_dir}" --out_dir "${paths_dir}" \
+                --ngpu "$((ngpu > 0 ? 1 : 0))" ${paths_args}
+}
+if [ -n "${kd_teacher_exp}" ]; then
+    student_key=${key}
+    key=${data_key}
+    run_stage 11 "${paths_dir}/.done" "best paths: ${kd_teacher_exp}, ${_train} -> ${paths_dir}" \
+        "$(cat "${kd_teacher_exp}/.done_train" 2>/dev/null) ${kd_teacher_model} ${paths_args}" \
+        extract_paths
+    key="${student_key} ${key}"
+    asr_args+=" --path_targets_dir ${paths_dir} ${kd_args}"
+fi
 train_transducer() {
     local init=
     [ "${teachers}" = none ] || init=${mtkd_exp}/${pretrained_checkpoint}:encoder:encoder
