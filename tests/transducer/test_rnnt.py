@@ -1,4 +1,4 @@
-"""The loss in slices against the plain one: value, gradients, and the peak of memory."""
+"""The loss in slices against the plain one: value and gradients."""
 
 import pytest
 import torch

@@ -264,9 +264,12 @@ _tokens=${token_type}
 asr_stats_dir=${expdir}/asr_stats_raw_${lang}_${_tokens}${_sp}
 # What stock ESPnet does not know runs through this package.
 asr_python=${python}
+stats_config=${asr_config}
 if grep -q '^frontend: *mtkd_teacher' "${asr_config}"; then
+    # Of stage 6 a teacher transducer needs the lengths, which are the student's.
     asr_python="${python} -m espnet_mtkd.bin.mtkd_espnet"
-    asr_stats_dir+=_$(basename "${asr_config}" .yaml)
+    stats_config=conf/train_asr_${encoder}_transducer.yaml
+    feats_normalize=utterance_mvn
 elif [[ -n "${kd_teacher_exp}" || "${asr_args} ${finetune_args}" = *--transducer_loss* ]]; then
     asr_python="${python} -m espnet_mtkd.bin.mtkd_espnet"
 fi
@@ -426,8 +429,8 @@ run_stage 5 "${done_dir}/5_${lang}_${_tokens}" "token list: ${dumpdir}/raw -> da
     "${lang} ${token_type} ${nbpe} ${bpemode}" asr 5
 run_stage 6 "${asr_stats_dir}/.done" \
     "lengths and feature statistics: ${dumpdir}/raw -> ${asr_stats_dir}" \
-    "$(settings "${asr_config}" | awk '/^[^ ]/ { f = /^frontend/ } f') ${feats_normalize}" \
-    asr 10
+    "$(settings "${stats_config}" | awk '/^[^ ]/ { f = /^frontend/ } f')" \
+    asr 10 --asr_config "${stats_config}" --feats_normalize global_mvn
 data_key=${key}
 
 # What asr.sh's stages 3 and 4 do, for a set that has no text.

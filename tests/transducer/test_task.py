@@ -1,0 +1,307 @@
+"""Stage 2 with a teacher transducer, its paths, and a student, as a user runs it."""
+
+import shutil
+from pathlib import Path
+
+import builders
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from espnet_mtkd.bin import mtkd_espnet, mtkd_extract_paths
+from espnet_mtkd.errors import ConfigError, DataError, TargetStoreError
+from espnet_mtkd.transducer.paths import PathStores
+from espnet_mtkd.transducer.task import MTKDASRTask
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Train and valid directories and a token list."""
+    folder = tmp_path_factory.mktemp("transducer_data")
+    builders.build_data_dir(folder / "train", 6, 21)
+    builders.build_data_dir(folder / "valid", 2, 22)
+    builders.write_tokens(folder / "tokens.txt")
+    return folder
+
+
+def train(data: Path, exp: Path, config: dict, *extra) -> Path:
+    """`asr_train` through the runner, as asr.sh calls it."""
+    config_file = builders.write_yaml(exp.parent / f"{exp.name}.yaml", config)
+    command = ["-m", "espnet2.bin.asr_train", "--config", str(config_file)]
+    for name in ("train", "valid"):
+        folder = data / name
+        flag = f"--{name}_data_path_and_name_and_type"
+        command += [flag, f"{folder}/wav.scp,speech,sound"]
+        command += [flag, f"{folder}/text,text,text"]
+        command += [f"--{name}_shape_file", f"{folder}/speech_shape"]
+    command += ["--token_list", str(data / "tokens.txt"), "--token_type", "char"]
+    mtkd_espnet.main([*command, "--output_dir", str(exp), "--seed", "3", *extra])
+    return exp
+
+
+@pytest.fixture(scope="module")
+def teacher(data, checkpoints, tmp_path_factory):
+    """A teacher transducer over a tiny Whisper, trained for an epoch."""
+    config = builders.asr_config("conformer", frontend="mtkd_teacher")
+    config["frontend_conf"] = dict(
+        upstream="whisper_local", path_or_url=str(checkpoints["whisper_local"])
+    )
+    config["encoder_conf"] = {**config["encoder_conf"], "input_layer": "linear"}
+    return train(data, tmp_path_factory.mktemp("teacher") / "asr_teacher", config)
+
+
+@pytest.fixture(scope="module")
+def paths(data, teacher, tmp_path_factory):
+    """The teacher's paths over the training data."""
+    folder = tmp_path_factory.mktemp("paths")
+    mtkd_extract_paths.main(extraction(teacher, data, folder))
+    return folder
+
+
+def extraction(teacher, data, folder, *extra):
+    return [
+        *("--asr_exp", str(teacher), "--model_file", "valid.loss.best.pth"),
+        *("--data_dir", str(data / "train"), "--out_dir", str(folder)),
+        *("--num_tokens", "5", *extra),
+    ]
+
+
+def train_student(data, exp, *extra, encoder="conformer"):
+    return train(data, exp, builders.asr_config(encoder), *extra)
+
+
+def load(exp: Path):
+    return torch.load(exp / "1epoch.pth", weights_only=True)
+
+
+def files_of(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix != ".lock"
+    }
+
+
+# ------------------------------------------------------------- the teacher
+
+
+def test_the_teachers_upstream_stays_as_it_was(teacher, checkpoints):
+    from espnet_mtkd.teachers.whisper import load_encoder_state
+
+    _, expected = load_encoder_state(str(checkpoints["whisper_local"]))
+    state = load(teacher)
+    prefix = "frontend.upstream.upstream.model."
+    found = {
+        k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)
+    }
+    assert set(expected) <= set(found)
+    for key, value in expected.items():
+        assert torch.equal(found[key], value)
+
+
+def test_stored_paths_are_the_likeliest_of_the_teachers_lattice(data, teacher, paths):
+    """Nodes follow the lattice's rules, their values the teacher's own posteriors."""
+    from espnet_mtkd.targets.plan import Utterance
+    from espnet_mtkd.transducer.extract_paths import TeacherTransducer, read_audio
+
+    model = TeacherTransducer(
+        teacher / "config.yaml", teacher / "valid.loss.best.pth", "cpu"
+    )
+    stores = PathStores(paths)
+    texts = mtkd_extract_paths.read_text(data / "train", [])
+    scp = dict(x.split() for x in (data / "train/wav.scp").read_text().splitlines())
+    lengths = dict(
+        x.split() for x in (data / "train/speech_shape").read_text().splitlines()
+    )
+    for utt, audio in scp.items():
+        labels = model.labels(utt, texts[utt])
+        n = int(lengths[utt])
+        logits = model.logits(read_audio(Utterance(utt, audio, n, 0)), labels)
+        logp = logits.log_softmax(2)
+        T = len(logits)
+        path = stores.read(utt, n, torch.from_numpy(labels), T, stores.frame_shift)
+        assert len(path.frames) == T + len(labels)
+        total = 0.0
+        for i, (t, u) in enumerate(
+            zip(path.frames.tolist(), path.positions.tolist(), strict=True)
+        ):
+            last = i + 1 == len(path.frames)
+            emits = not last and int(path.positions[i + 1]) == u + 1
+            step = int(labels[u]) if emits else model.model.blank_id
+            total += float(logp[t, u, step])
+            torch.testing.assert_close(
+                path.logp[i], logp[t, u, path.ids[i]], rtol=2e-3, atol=2e-3
+            )
+        # Not less likely than a thousand random alignments.
+        rng = np.random.default_rng(0)
+        for _ in range(1000):
+            order = np.zeros(T - 1 + len(labels), bool)
+            order[rng.choice(len(order), len(labels), replace=False)] = True
+            t = u = 0
+            other = 0.0
+            for is_label in order:
+                other += float(logp[t, u, labels[u] if is_label else 0])
+                t, u = (t, u + 1) if is_label else (t + 1, u)
+            other += float(logp[t, u, 0])
+            assert other <= total + 1e-4
+
+
+def test_a_second_extraction_changes_nothing(data, teacher, paths):
+    before = files_of(paths)
+    mtkd_extract_paths.main(extraction(teacher, data, paths))
+    assert files_of(paths) == before
+
+
+def test_an_empty_transcript_is_named(data, teacher, tmp_path, capsys):
+    bad = tmp_path / "data"
+    shutil.copytree(data / "train", bad / "train")
+    text = bad / "train/text"
+    lines = text.read_text().splitlines()
+    utt = lines[2].split()[0]
+    lines[2] = utt
+    text.write_text("\n".join(lines) + "\n")
+    with pytest.raises(SystemExit) as end:
+        mtkd_extract_paths.main(extraction(teacher, bad, tmp_path / "out"))
+    assert end.value.code == 4
+    assert f"{utt}: empty transcript" in capsys.readouterr().err
+    text.unlink()
+    with pytest.raises(SystemExit) as end:
+        mtkd_extract_paths.main(extraction(teacher, bad, tmp_path / "out"))
+    assert end.value.code == 4
+
+
+# ------------------------------------------------------------- the student
+
+
+@pytest.mark.parametrize("encoder", builders.ENCODERS)
+def test_a_distilled_student_is_a_stock_model(data, paths, tmp_path, encoder):
+    from espnet2.bin.asr_inference import Speech2Text
+    from espnet2.tasks.asr import ASRTask
+
+    exp = train_student(
+        data,
+        tmp_path / "kd",
+        *("--path_targets_dir", str(paths)),
+        *("--path_kd_conf", "weight=0.3", "--path_kd_conf", "time_shift=1"),
+        encoder=encoder,
+    )
+    assert yaml.safe_load((exp / "config.yaml").read_text())["model"] == "espnet"
+    model, _ = ASRTask.build_model_from_file(
+        exp / "config.yaml", exp / "1epoch.pth", "cpu"
+    )
+    assert set(model.state_dict()) == set(load(exp))
+    decode = Speech2Text(exp / "config.yaml", exp / "1epoch.pth", beam_size=2)
+    assert decode(builders.speech_like(1.0, 1))
+
+
+def test_paths_change_the_training_and_slices_do_not(data, paths, tmp_path):
+    plain = load(train_student(data, tmp_path / "plain"))
+    sliced = load(
+        train_student(data, tmp_path / "sliced", "--transducer_loss", "sliced")
+    )
+    kd = load(train_student(data, tmp_path / "kd", "--path_targets_dir", str(paths)))
+    for key, value in plain.items():
+        torch.testing.assert_close(sliced[key], value, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(
+        kd["joint_network.lin_out.weight"], plain["joint_network.lin_out.weight"]
+    )
+
+
+@pytest.mark.parametrize(
+    "extra, message",
+    [
+        (["--path_kd_conf", "wieght=1"], "unexpected keyword argument 'wieght'"),
+        (["--path_kd_conf", "variant=all"], "expected one of"),
+        (["--path_kd_conf", "weight=-1"], "expected above 0, found -1"),
+        (["--path_targets_dir", "/nowhere"], "run mtkd_extract_paths"),
+    ],
+)
+def test_wrong_settings_are_refused(data, tmp_path, capsys, extra, message):
+    with pytest.raises(SystemExit) as end:
+        train_student(data, tmp_path / "exp", *extra)
+    assert end.value.code in (2, 5)
+    assert message in capsys.readouterr().err
+
+
+def test_another_token_list_is_refused_by_its_first_token(paths):
+    stores = PathStores(paths)
+    tokens = list(stores.tokens)
+    stores.check_tokens(tokens)
+    tokens[4] = "?"
+    with pytest.raises(ConfigError, match="token 4: the student's is '[?]'"):
+        stores.check_tokens(tokens)
+    with pytest.raises(ConfigError, match="the student has 3 tokens"):
+        stores.check_tokens(stores.tokens[:3])
+
+
+def test_utterances_without_their_own_path_are_named(data, paths):
+    stores = PathStores(paths)
+    utt, n = (data / "train/speech_shape").read_text().splitlines()[0].split()
+    labels = torch.tensor([3, 4])
+    with pytest.raises(TargetStoreError, match="utterance new: no path"):
+        stores.read("new", int(n), labels, 30, 640)
+    with pytest.raises(TargetStoreError, match=f"utterance {utt}: 7 samples"):
+        stores.read(utt, 7, labels, 30, 640)
+    with pytest.raises(DataError, match=f"utterance {utt}: .* another transcript"):
+        stores.read(utt, int(n), labels, 30, 640)
+
+
+def test_only_transducers_can_be_distilled():
+    args = MTKDASRTask.get_default_config()
+    import argparse
+
+    args = argparse.Namespace(**{**args, "decoder": "rnn"})
+    with pytest.raises(ConfigError, match="decoder: expected transducer, found rnn"):
+        MTKDASRTask.build_model(args)
+
+
+def test_the_distance_is_the_sum_over_the_nodes(data, paths, tmp_path):
+    """A loop over utterances and nodes, one joint evaluation each."""
+    from espnet2.tasks.asr import ASRTask
+
+    from espnet_mtkd.transducer.kd import path_kd_loss
+    from espnet_mtkd.transducer.model import PathKDConfig
+
+    exp = train_student(data, tmp_path / "student")
+    stock, args = ASRTask.build_model_from_file(
+        exp / "config.yaml", exp / "1epoch.pth", "cpu"
+    )
+    model = MTKDASRTask.build_model(args).eval()
+    model.load_state_dict(stock.state_dict())
+    stores = PathStores(paths)
+    model.distil_from(stores, PathKDConfig(time_shift=1, temperature=2.0))
+    texts = mtkd_extract_paths.read_text(data / "train", [])
+    lines = (data / "train/speech_shape").read_text().splitlines()[:3]
+    utts = [line.split()[0] for line in lines]
+    nums = [int(line.split()[1]) for line in lines]
+    tokenize = MTKDASRTask.build_preprocess_fn(args, train=False)
+    labels = [torch.from_numpy(tokenize(u, {"text": texts[u]})["text"]) for u in utts]
+    frames = torch.tensor([n // 640 for n in nums])
+    num_labels = torch.tensor([len(x) for x in labels])
+    torch.manual_seed(0)
+    h = torch.randn(3, int(frames.max()), model.encoder.output_size())
+    g = torch.randn(3, int(num_labels.max()) + 1, model.decoder.dunits)
+    padded = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True)
+    model._batch = utts, nums
+    with torch.no_grad():
+        found = model.path_kd(h, frames, g, padded, num_labels)
+        expected = 0.0
+        for b, utt in enumerate(utts):
+            path = stores.read(
+                utt, nums[b], labels[b], int(frames[b]), model.frame_shift
+            )
+            assert stores.frame_shift == model.frame_shift
+            for i, t in enumerate(path.frames.tolist()):
+                if t + 1 >= int(frames[b]):
+                    continue
+                logits = model.joint_network(h[b, t + 1], g[b, path.positions[i]])
+                one = slice(i, i + 1)
+                expected += path_kd_loss(
+                    logits[None],
+                    path.ids[one],
+                    path.logp[one],
+                    path.has_label[one],
+                    2.0,
+                )
+    torch.testing.assert_close(found, expected[0] / 3, rtol=1e-4, atol=1e-4)
