@@ -74,6 +74,8 @@ kd_teacher_model=valid.loss.ave.pth # Its model file.
 kd_args=              # Arguments of the distillation, e.g. "--path_kd_conf weight=0.5".
 paths_dir=            # Directory of its best paths (default: ${expdir}/mtkd_paths_<teacher>).
 paths_args=           # Arguments for mtkd_extract_paths, e.g. "--num_tokens 8".
+pseudo_labels=false   # The teacher transducer transcribes the unlabelled sets for stage 11.
+pseudo_args=          # Arguments for mtkd_pseudo_label, e.g. "--min_confidence 0.8".
 
 # Decoding
 inference_config=conf/decode_asr.yaml # Config of asr_inference.
@@ -102,7 +104,8 @@ Stages:
                                                     -> ${expdir}/mtkd_targets
     9  pre-train the encoder on the teachers        -> ${expdir}/mtkd_<tag>
     10 check that stage 11 takes over the encoder whole
-    11 store the best paths of --kd_teacher_exp     -> ${expdir}/mtkd_paths_<teacher>
+    11 pseudo-labels by --kd_teacher_exp            -> ${dumpdir}/raw/<train_set>_pseudo_<teacher>
+       its best paths                               -> ${expdir}/mtkd_paths_<teacher>
        train the transducer                         -> ${expdir}/asr_<tag>
     12 decode                                       -> ${expdir}/asr_<tag>/<decoding>/<set>
     13 score                                        -> ${expdir}/asr_<tag>/RESULTS.md
@@ -186,6 +189,10 @@ Options:
                    # temperature, time_shift (frames), variant (topk or collapsed).
     --paths_dir    # Directory of the paths (default="${expdir}/mtkd_paths_<teacher>").
     --paths_args   # Arguments for mtkd_extract_paths, e.g. "--num_tokens 8" (default="${paths_args}").
+    --pseudo_labels # true: stage 11 trains on the unlabelled sets too, with transcripts of
+                   # the teacher transducer (default="${pseudo_labels}").
+    --pseudo_args  # Arguments for mtkd_pseudo_label, e.g. "--min_confidence 0.8"
+                   # (default="${pseudo_args}").
 
     # Decoding
     --inference_config    # Config of asr_inference (default="${inference_config}").
@@ -234,6 +241,13 @@ done
 if [ -n "${kd_teacher_exp}" ] && [ ! -f "${kd_teacher_exp}/${kd_teacher_model}" ]; then
     fail "--kd_teacher_exp: no such file: ${kd_teacher_exp}/${kd_teacher_model}: train it first"
 fi
+case ${pseudo_labels} in
+    false) ;;
+    true)
+        [ -n "${kd_teacher_exp}" ] && [ -n "${unlabelled_sets}" ] \
+            || fail "--pseudo_labels true needs --kd_teacher_exp and --unlabelled_sets" ;;
+    *) fail "--pseudo_labels: expected true or false, found '${pseudo_labels}'" ;;
+esac
 case ${expdir} in
     *:*) fail "--expdir: ESPnet's --init_param splits paths at ':', found '${expdir}'" ;;
 esac
@@ -550,7 +564,28 @@ fi
 train_part() {  # <asr_exp> <initial parameters> <arguments of asr_train>
     same_settings "$1"
     with_progress "$1/train.log" asr 11 --asr_exp "$1" --asr_args "$3 --seed ${seed}" \
-        ${2:+--pretrained_model "$2"}
+        "${train_opts[@]}" ${2:+--pretrained_model "$2"}
+}
+# The teacher's transcripts of the unlabelled sets, and lengths of the whole.
+label_unlabelled() {
+    local dset sets=()
+    for dset in "${_unlabelled[@]}"; do
+        sets+=("${dset##*/}")
+        # format_unlabelled leaves out what no teacher needs
+        echo raw > "${dset}/feats_type"
+        echo "${audio_format}" > "${dset}/audio_format"
+    done
+    asr 12 --asr_exp "${kd_teacher_exp}" --test_sets "${sets[*]}" \
+        --python "${python} -m espnet_mtkd.bin.mtkd_espnet" \
+        --inference_asr_model "${kd_teacher_model}" --inference_tag decode_unlabelled
+    # shellcheck disable=SC2086
+    ${python} -m espnet_mtkd.bin.mtkd_pseudo_label --labelled "${_train}" \
+        --unlabelled "${_unlabelled[@]}" --out_dir "${dumpdir}/raw/${kd_train_set}" \
+        --decode_dir "${kd_teacher_exp}/decode_unlabelled" ${pseudo_args}
+    asr 10 --asr_config "${stats_config}" --feats_normalize global_mvn \
+        --train_set "${kd_train_set}" --asr_stats_dir "${asr_stats_dir}_pseudo"
+    # The encoder was pre-trained on features normalised by the labelled set's statistics.
+    cp "${asr_stats_dir}/train/feats_stats.npz" "${asr_stats_dir}_pseudo/train/"
 }
 extract_paths() {
     # shellcheck disable=SC2086,SC2154  # cuda_cmd is set by cmd.sh
@@ -558,16 +593,26 @@ extract_paths() {
         ${cuda_cmd} --gpu "$((ngpu > 0 ? 1 : 0))" "${paths_dir}/log/extract_paths.log" \
             env OMP_NUM_THREADS="${num_threads}" \
             ${python} -m espnet_mtkd.bin.mtkd_extract_paths --asr_exp "${kd_teacher_exp}" \
-                --model_file "${kd_teacher_model}" --data_dir "${_train}" \
+                --model_file "${kd_teacher_model}" \
+                --data_dir "${dumpdir}/raw/${kd_train_set}" \
                 --shape_dir "${mtkd_stats_dir}" --out_dir "${paths_dir}" \
                 --ngpu "$((ngpu > 0 ? 1 : 0))" ${paths_args}
 }
+kd_train_set=${train_set}${_sp}
+train_opts=()
 if [ -n "${kd_teacher_exp}" ]; then
     student_key=${key}
-    key=${data_key}
-    run_stage 11 "${paths_dir}/.done" "best paths: ${kd_teacher_exp}, ${_train} -> ${paths_dir}" \
-        "$(cat "${kd_teacher_exp}/.done_train" 2>/dev/null) ${kd_teacher_model} ${paths_args}" \
-        extract_paths
+    key="${data_key} $(cat "${kd_teacher_exp}/.done_train" 2>/dev/null) ${kd_teacher_model}"
+    if "${pseudo_labels}"; then
+        kd_train_set=${train_set}${_sp}_pseudo_$(basename "${kd_teacher_exp}")
+        run_stage 11 "${dumpdir}/raw/${kd_train_set}/.done" \
+            "pseudo-labels: ${kd_teacher_exp}, ${unlabelled_sets} -> ${dumpdir}/raw/${kd_train_set}" \
+            "${unlabelled_sets} ${inference_args} ${pseudo_args}" label_unlabelled
+        train_opts=(--train_set "${kd_train_set}" --asr_stats_dir "${asr_stats_dir}_pseudo")
+    fi
+    run_stage 11 "${paths_dir}/.done_${kd_train_set}" \
+        "best paths: ${kd_teacher_exp}, ${dumpdir}/raw/${kd_train_set} -> ${paths_dir}" \
+        "${paths_args}" extract_paths
     key="${student_key} ${key}"
     asr_args+=" --path_targets_dir ${paths_dir} ${kd_args}"
 fi

@@ -24,8 +24,9 @@ Usage: $0 [--budget smoke|default|full] [options of mtkd.sh]
 
   smoke    both rows with 1 epoch a training: proves that all stages run (10 min)
   default  from scratch, two teachers (less than an hour on two cores)
-  full     and one row for each teacher alone, one with two hours of unlabelled audio in
-           stage 1, one with stored targets; both encoders
+  full     and one row for each teacher alone, one with stored targets, and the ladder:
+           two teachers, with path distillation from a teacher transducer, with two hours
+           of unlabelled audio in stage 1, with its pseudo-labels in stage 2; both encoders
 
 Options:
     --budget  # Which rows, how long (default="${budget}").
@@ -115,18 +116,21 @@ taught=(
 )
 
 rows=()
-row() {  # <encoder> <name> <teachers> [<suffix of the tag> <options of mtkd.sh ...>]
-    local e=$1 name=$2 teachers=$3 suffix=${4:-} seed tag args=("${scratch[@]}")
-    shift $(($# > 4 ? 4 : $#))
+# <encoder> <name> <teachers> [<suffix of stage 2's tag> <of stage 1's> <options ...>]
+row() {
+    local e=$1 name=$2 teachers=$3 suffix=${4:-} mtkd_suffix=${5:-} seed end
+    local args=("${scratch[@]}")
+    shift $(($# > 5 ? 5 : $#))
     [ "${teachers}" = scratch ] || args=("${taught[@]}")
     for seed in ${seeds}; do
         log "======== ${e}: ${name}, seed ${seed} ========"
-        tag=${e}_${teachers}${suffix}
-        [ "${seed}" = 0 ] || tag+=_seed${seed}
+        end=
+        [ "${seed}" = 0 ] || end=_seed${seed}
         ./mtkd.sh "${common[@]}" "${args[@]}" "$@" --encoder "${e}" \
-            --teachers "$(teachers_file "${teachers}")" \
-            --mtkd_tag "${tag}" --asr_tag "${tag}" --seed "${seed}" "${options[@]}"
-        rows+=("${e}: ${name}=${expdir}/asr_${tag}")
+            --teachers "$(teachers_file "${teachers}")" --seed "${seed}" \
+            --mtkd_tag "${e}_${teachers}${mtkd_suffix}${end}" \
+            --asr_tag "${e}_${teachers}${suffix}${end}" "${options[@]}"
+        rows+=("${e}: ${name}=${expdir}/asr_${e}_${teachers}${suffix}${end}")
     done
 }
 
@@ -135,7 +139,16 @@ teachers_file() {
 }
 
 encoders=${encoder}
-[ "${budget}" != full ] || encoders="conformer contextual_block_conformer"
+if [ "${budget}" = full ]; then
+    encoders="conformer contextual_block_conformer"
+    local/data.sh --stage 3 --unlabelled "${languages}" --python "${python}"
+    log "======== teacher transducer: Whisper base ========"
+    ./mtkd.sh "${common[@]}" --teachers none --asr_tag teacher_whisper_base \
+        --asr_config conf/train_asr_teacher_transducer.yaml "${options[@]}"
+    rows+=("teacher: Whisper base, fine-tuned=${expdir}/asr_teacher_whisper_base")
+fi
+unlabelled=(--unlabelled_sets "$(printf 'data/%s ' ${languages//,/ })")
+kd=(--kd_teacher_exp "${expdir}/asr_teacher_whisper_base")
 for e in ${encoders}; do
     row "${e}" "from scratch" scratch
     if [ "${budget}" = full ]; then
@@ -144,10 +157,13 @@ for e in ${encoders}; do
     fi
     row "${e}" "two teachers" teachers
     if [ "${budget}" = full ]; then
-        row "${e}" "two teachers, stored targets" teachers _stored --teacher_mode cached
-        local/data.sh --stage 3 --unlabelled "${languages}" --python "${python}"
-        row "${e}" "two teachers, unlabelled audio" teachers _unlabelled \
-            --unlabelled_sets "$(printf 'data/%s ' ${languages//,/ })"
+        row "${e}" "two teachers, stored targets" teachers _stored _stored \
+            --teacher_mode cached
+        row "${e}" "+ path KD" teachers _kd "" "${kd[@]}"
+        row "${e}" "+ path KD, unlabelled audio" teachers _kd_unlabelled _unlabelled \
+            "${kd[@]}" "${unlabelled[@]}"
+        row "${e}" "+ path KD, unlabelled audio, pseudo-labels" teachers _kd_pseudo \
+            _unlabelled "${kd[@]}" "${unlabelled[@]}" --pseudo_labels true
     fi
 done
 
