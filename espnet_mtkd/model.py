@@ -157,16 +157,17 @@ class ESPnetMTKDModel(AbsESPnetModel):
 
 
 @torch.no_grad()
-def measure_frame_shift(frontend, encoder, device="cpu") -> int:
+def measure_frame_shift(frontend, encoder, preencoder=None, device="cpu") -> int:
     """Samples between two encoder frames, found by running 1 s and 3 s of noise."""
-    was_training = frontend.training, encoder.training
-    frontend.eval(), encoder.eval()
+    modules = [m for m in (frontend, preencoder, encoder) if m is not None]
+    were_training = [m.training for m in modules]
     frames = []
     for num_samples in (16000, 48000):
-        speech = torch.linspace(-1, 1, num_samples, device=device)[None].sin()
-        length = torch.tensor([num_samples], device=device)
-        feats, lengths = frontend(speech, length)
-        _, lengths, _ = encoder(feats, lengths)
+        x = torch.linspace(-1, 1, num_samples, device=device)[None].sin()
+        lengths = torch.tensor([num_samples], device=device)
+        for module in modules:
+            x, lengths, *_ = module.eval()(x, lengths)
         frames.append(int(lengths[0]))
-    frontend.train(was_training[0]), encoder.train(was_training[1])
+    for module, was_training in zip(modules, were_training, strict=True):
+        module.train(was_training)
     return round(32000 / (frames[1] - frames[0]))

@@ -3,6 +3,7 @@
 import importlib
 import re
 import subprocess
+import sys
 
 import builders
 import pytest
@@ -14,8 +15,11 @@ FLAGS = {
     "mtkd_doctor": "teachers data_dir out_dir nj list_upstreams",
     "mtkd_extract": "teachers data_dir shape_dir out_dir form num_codebooks exact "
     "batch_seconds ngpu dtype rank world_size nj info verify",
+    "mtkd_extract_paths": "asr_exp model_file data_dir shape_dir out_dir num_tokens "
+    "ngpu rank world_size nj",
     "mtkd_fetch_whisper": "model out_dir source",
     "mtkd_handover": "checkpoint mtkd_config asr_config wav_scp",
+    "mtkd_pseudo_label": "labelled unlabelled decode_dir min_confidence out_dir",
     "mtkd_report": "expdir rows espnet_results command note",
     # beside all of ESPnet's
     "mtkd_train": "teachers student_config teacher_memory_mb targets_dir target_type "
@@ -40,7 +44,8 @@ def module(name):
 
 def test_every_entry_is_frozen_here():
     entries = {p.stem for p in (ROOT / "espnet_mtkd/bin").glob("mtkd_*.py")}
-    assert entries == set(FLAGS)
+    # mtkd_espnet takes those of what it runs.
+    assert entries == {*FLAGS, "mtkd_espnet"}
 
 
 @pytest.mark.parametrize("name", FLAGS)
@@ -81,6 +86,26 @@ def test_an_unknown_flag_ends_with_code_2(name, capsys):
     with pytest.raises(SystemExit) as end:
         module(name).main(["--no_such_flag", "1"])
     assert end.value.code == 2
+
+
+def test_espnets_commands_run_with_the_plugins_classes(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", sys.argv)  # put back behind the test
+    main = module("mtkd_espnet").main
+    with pytest.raises(SystemExit) as end:
+        main(["-m", "espnet2.bin.asr_train", "--help"])
+    assert end.value.code == 0
+    assert "--path_kd_conf" in capsys.readouterr().out
+    script = tmp_path / "script.py"
+    script.write_text("import sys; print('arguments', sys.argv[1:])")
+    main([str(script), "--a", "1"])
+    assert "arguments ['--a', '1']" in capsys.readouterr().out
+    for command in ([], ["--no_such_flag", "1"]):
+        with pytest.raises(SystemExit) as end:
+            main(command)
+        assert end.value.code == 2
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
 
 
 def test_the_doctor_wants_something_to_do(capsys):

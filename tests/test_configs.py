@@ -32,10 +32,10 @@ def named(prefix):
 
 
 def asr_args(path: Path) -> argparse.Namespace:
-    """The config as `espnet2.bin.asr_train` reads it."""
-    from espnet2.tasks.asr import ASRTask
+    """The config as `espnet2.bin.asr_train` reads it, this package's classes known."""
+    from espnet_mtkd.transducer.task import MTKDASRTask
 
-    return ASRTask.get_parser().parse_args(["--config", str(ROOT / path)])
+    return MTKDASRTask.get_parser().parse_args(["--config", str(ROOT / path)])
 
 
 def mtkd_args(path: Path, *flags) -> argparse.Namespace:
@@ -45,7 +45,7 @@ def mtkd_args(path: Path, *flags) -> argparse.Namespace:
 
 def test_no_yaml_is_of_a_kind_that_nobody_parses():
     assert len(YAMLS) >= 8
-    kinds = ("train_mtkd", "train_asr", "decode", "teacher")
+    kinds = ("train_mtkd", "train_asr", "train_teacher", "decode", "teacher")
     assert [p for p in YAMLS if not p.name.startswith(kinds)] == []
 
 
@@ -96,6 +96,27 @@ def test_asr_configs_are_students_of_stage_1(path):
     assert specaug is not None and specaug.time_warp is None
 
 
+@named("train_teacher")
+def test_teacher_transducers_have_the_students_frame_rate(path, checkpoints, tmp_path):
+    """Built over a tiny Whisper in place of the one that the config names."""
+    import torch
+
+    from espnet_mtkd.transducer.task import MTKDASRTask
+
+    args = asr_args(path)
+    args.frontend_conf["path_or_url"] = str(checkpoints["whisper_local"])
+    args.preencoder_conf["input_size"] = args.frontend_conf["stack"] * builders.DIM
+    args.token_list = builders.write_tokens(tmp_path / "t").read_text().split()
+    args.token_type = "char"
+    model = MTKDASRTask.build_model(args)
+    assert model.use_transducer_decoder
+    wave = torch.from_numpy(builders.speech_like(1.0, 1))
+    feats, lengths = model.frontend(wave[None], torch.tensor([len(wave)]))
+    feats, lengths = model.preencoder(feats, lengths)
+    assert int(lengths[0]) == 25
+    assert feats.size(2) == model.encoder.output_size()
+
+
 @named("train_mtkd")
 def test_stage_1_configs_are_parsed_and_their_parts_built(path):
     args = mtkd_args(path, "--teachers", "x", "--output_dir", "x")
@@ -114,7 +135,7 @@ def test_optimizer_and_scheduler_take_their_settings(path):
     import torch
     from espnet2.tasks.abs_task import optim_classes, scheduler_classes
 
-    args = asr_args(path) if "asr" in path.name else mtkd_args(path)
+    args = mtkd_args(path) if "mtkd" in path.name else asr_args(path)
     optimizer = optim_classes[args.optim](
         [torch.nn.Parameter(torch.zeros(1))], **args.optim_conf
     )
@@ -153,7 +174,9 @@ def test_single_teacher_lists_are_entries_of_the_common_one():
         together = {
             c.name: c for c in parse_teachers(str(ROOT / folder / "teachers.yaml"))
         }
-        singles = [p for p in YAMLS if p.parent == folder and "teacher_" in p.name]
+        singles = [
+            p for p in YAMLS if p.parent == folder and p.name.startswith("teacher_")
+        ]
         for path in singles:
             (config,) = parse_teachers(str(ROOT / path))
             assert config == together[config.name]

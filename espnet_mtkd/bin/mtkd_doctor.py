@@ -95,6 +95,26 @@ def check_teachers(teachers: str) -> list:
     return loaded
 
 
+def disk_need(teachers, num_samples: int) -> str:
+    """What the targets would take on disk (`--teacher_mode cached`), as a sentence.
+
+    Args:
+        teachers: loaded ones.
+        num_samples: of a data directory, at 16 kHz.
+    """
+    from espnet_mtkd.targets.plan import Settings
+
+    specs = [spec for teacher in teachers for spec in teacher.targets]
+    frames = [num_samples // spec.frame_shift for spec in specs]
+    codes = Settings.num_codebooks
+    fp16 = sum(2 * spec.dim * n for spec, n in zip(specs, frames, strict=True))
+    return (
+        f"{num_samples / 16000 / 3600:.2f} h; stored targets would take "
+        f"{codes * sum(frames) / 1e6:.1f} MB as {codes} codes, {fp16 / 1e6:.1f} MB as "
+        "fp16"
+    )
+
+
 @report_errors
 def main(cmd=None):
     """Check what the flags name; exit codes as in `espnet_mtkd.errors`."""
@@ -120,6 +140,8 @@ def main(cmd=None):
             lengths = read_lengths(shape_file)
             for teacher in teachers:
                 check_length(teacher, lengths.values(), list(lengths))
+            if teachers:
+                print(f"{data_dir}: {disk_need(teachers, sum(lengths.values()))}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ Example:
     python -m espnet_mtkd.bin.mtkd_espnet -m espnet2.bin.asr_train --help
 """
 
+import argparse
 import runpy
 import sys
 
@@ -16,32 +17,41 @@ from espnet_mtkd.compat import require_espnet
 from espnet_mtkd.errors import ConfigError, report_errors
 
 
+def get_parser():
+    """Command line; what comes behind the module or script is that one's own."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("-m", metavar="MODULE", help="module to run, or give a script")
+    return parser
+
+
 @report_errors
 def main(cmd=None):
     """Run `-m <module> <arguments>` or `<script> <arguments>`."""
     cmd = list(sys.argv[1:] if cmd is None else cmd)
-    if not cmd or cmd[0] in ("-h", "--help"):
-        print(__doc__)
-        return
-    if cmd[0] != "-m":
+    if cmd and not cmd[0].startswith("-"):
         sys.argv = cmd
         runpy.run_path(cmd[0], run_name="__main__")
         return
-    if len(cmd) < 2:
-        raise ConfigError("-m: expected the name of a module behind it")
-    _, module, *rest = cmd
+    args, rest = get_parser().parse_known_args(cmd[:2])
+    if args.m is None:
+        raise ConfigError(
+            f"expected -m <module> or a script, found '{' '.join(rest)}' (--help)"
+        )
+    rest = cmd[2:]
     require_espnet()
-    if module == "espnet2.bin.asr_train":
+    if args.m == "espnet2.bin.asr_train":
         from espnet_mtkd.transducer.task import MTKDASRTask
 
         MTKDASRTask.main(cmd=rest)
         return
-    if module.startswith("espnet2.bin.asr_inference"):
+    if args.m.startswith("espnet2.bin.asr_inference"):
         from espnet_mtkd.transducer.task import register
 
         register()
-    sys.argv = [module, *rest]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    sys.argv = [args.m, *rest]
+    runpy.run_module(args.m, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

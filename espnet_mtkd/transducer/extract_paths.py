@@ -72,7 +72,7 @@ class TeacherTransducer:
         self.device = device
         self._tokenize = MTKDASRTask.build_preprocess_fn(args, train=False)
         self.frame_shift = measure_frame_shift(
-            self.model.frontend, self.model.encoder, device
+            self.model.frontend, self.model.encoder, self.model.preencoder, device
         )
         self.fingerprint = {
             "model": sha256_of(model_file),

@@ -59,7 +59,9 @@ class ESPnetMTKDTransducerModel(ESPnetASRModel):
     def distil_from(self, paths: PathStores, kd: PathKDConfig) -> None:
         """Add the distance to stored teacher paths to the training loss."""
         self.paths, self.kd = paths, kd
-        self.frame_shift = measure_frame_shift(self.frontend, self.encoder)
+        self.frame_shift = measure_frame_shift(
+            self.frontend, self.encoder, self.preencoder
+        )
 
     def forward(self, speech, speech_lengths, text, text_lengths, **kwargs):
         """As `ESPnetASRModel.forward`; `utt_id` of `kwargs` finds the paths.

@@ -47,6 +47,8 @@ def teacher(data, checkpoints, tmp_path_factory):
     config["frontend_conf"] = dict(
         upstream="whisper_local", path_or_url=str(checkpoints["whisper_local"])
     )
+    config["preencoder"] = "linear"
+    config["preencoder_conf"] = dict(input_size=2 * builders.DIM, output_size=12)
     config["encoder_conf"] = {**config["encoder_conf"], "input_layer": "linear"}
     return train(data, tmp_path_factory.mktemp("teacher") / "asr_teacher", config)
 

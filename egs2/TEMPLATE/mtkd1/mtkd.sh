@@ -179,20 +179,20 @@ Options:
     --finetune_args # Arguments of asr_train for what follows (default="${finetune_args}"),
                    # the training of a student whose encoder was pre-trained.
     --feats_normalize # global_mvn or utterance_mvn (default="${feats_normalize}").
-    --kd_teacher_exp  # Directory of a trained transducer, with the same tokens, whose best
-                   # alignment paths the student learns from (default="${kd_teacher_exp}").
-                   # E.g. one over a foundation model: train it by this script, with
-                   # --teachers none --asr_config conf/train_asr_teacher_transducer.yaml.
+    --kd_teacher_exp # Directory of a teacher transducer (default="${kd_teacher_exp}"): one with the
+                   # same tokens, whose best alignment paths the student learns from, e.g. one
+                   # over a foundation model: train it by this script, with --teachers none
+                   # --asr_config conf/train_teacher_transducer.yaml.
     --kd_teacher_model # Its model file (default="${kd_teacher_model}").
     --kd_args      # Arguments of the distillation (default="${kd_args}"), e.g.
                    # "--path_kd_conf weight=0.5 --path_kd_conf time_shift=2"; keys: weight,
                    # temperature, time_shift (frames), variant (topk or collapsed).
     --paths_dir    # Directory of the paths (default="${expdir}/mtkd_paths_<teacher>").
     --paths_args   # Arguments for mtkd_extract_paths, e.g. "--num_tokens 8" (default="${paths_args}").
-    --pseudo_labels # true: stage 11 trains on the unlabelled sets too, with transcripts of
-                   # the teacher transducer (default="${pseudo_labels}").
-    --pseudo_args  # Arguments for mtkd_pseudo_label, e.g. "--min_confidence 0.8"
-                   # (default="${pseudo_args}").
+    --pseudo_labels # Train stage 11 on the unlabelled sets too (default="${pseudo_labels}"), with
+                   # transcripts of the teacher transducer.
+    --pseudo_args  # Arguments for mtkd_pseudo_label (default="${pseudo_args}"), e.g.
+                   # "--min_confidence 0.8".
 
     # Decoding
     --inference_config    # Config of asr_inference (default="${inference_config}").

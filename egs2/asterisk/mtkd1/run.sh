@@ -144,7 +144,7 @@ if [ "${budget}" = full ]; then
     local/data.sh --stage 3 --unlabelled "${languages}" --python "${python}"
     log "======== teacher transducer: Whisper base ========"
     ./mtkd.sh "${common[@]}" --teachers none --asr_tag teacher_whisper_base \
-        --asr_config conf/train_asr_teacher_transducer.yaml "${options[@]}"
+        --asr_config conf/train_teacher_transducer.yaml "${options[@]}"
     rows+=("teacher: Whisper base, fine-tuned=${expdir}/asr_teacher_whisper_base")
 fi
 unlabelled=(--unlabelled_sets "$(printf 'data/%s ' ${languages//,/ })")
