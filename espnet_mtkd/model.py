@@ -30,6 +30,8 @@ class ESPnetMTKDModel(AbsESPnetModel):
         loss: distance between prediction and standardised target, or `CodebookLoss`
             where the targets are codes.
         align: method of `FrameAligner`.
+        target_delay: student frames; frame t + delay predicts what the teachers say of
+            frame t, so a streaming student may have heard that much more of the future.
         extract_feats_in_collect_stats: ESPnet's option of that name.
     """
 
@@ -42,6 +44,7 @@ class ESPnetMTKDModel(AbsESPnetModel):
         teachers,
         loss: EmbeddingLoss | CodebookLoss,
         align: str = "concat",
+        target_delay: int = 0,
         extract_feats_in_collect_stats: bool = True,
     ):
         super().__init__()
@@ -52,6 +55,7 @@ class ESPnetMTKDModel(AbsESPnetModel):
         self.encoder = encoder
         self.teachers = teachers
         self.loss = loss
+        self.target_delay = target_delay
         self.extract_feats_in_collect_stats = extract_feats_in_collect_stats
         self.frame_shift = measure_frame_shift(frontend, encoder)
         self.aligners = {
@@ -106,8 +110,10 @@ class ESPnetMTKDModel(AbsESPnetModel):
             if spec.num_codebooks == 0:
                 target_BTE = self.standardizers[spec.name](target_BTE)
             target_BTRE, lengths = aligner(target_BTE, lengths, h_BTD.size(1))
-            lengths = torch.minimum(lengths, h_lengths)
-            predicted_BTRE = self.heads[spec.name](h_BTD)
+            delay = self.target_delay
+            lengths = torch.minimum(lengths, h_lengths - delay).clamp(min=0)
+            predicted_BTRE = self.heads[spec.name](h_BTD[:, delay:])
+            target_BTRE = target_BTRE[:, : predicted_BTRE.size(1)]
             part, parts = self.loss(predicted_BTRE, target_BTRE, lengths)
             loss = loss + spec.weight / total_weight * part
             stats[f"loss_{spec.name}"] = part.detach()
@@ -154,6 +160,34 @@ class ESPnetMTKDModel(AbsESPnetModel):
         targets = self.teachers(speech, speech_lengths, utt_ids)
         for name, standardizer in self.standardizers.items():
             standardizer.observe(*targets[name])
+
+
+def describe_latency(encoder, frame_shift: int, target_delay: int) -> str:
+    """How far behind the audio a student is, as a line for the log.
+
+    Args:
+        encoder: ESPnet's, contextual-block or other.
+        frame_shift: samples between its frames.
+        target_delay: frames.
+    """
+    ms = frame_shift / 16
+    delay = f"target delay {target_delay} frames ({target_delay * ms:g} ms)"
+    if not getattr(encoder, "block_size", 0):
+        return f"one frame each {ms:g} ms, hears the whole utterance; {delay}"
+    parts = ", ".join(
+        f"{name} {num} frames ({num * ms:g} ms)"
+        for name, num in (
+            ("block", encoder.block_size),
+            ("hop", encoder.hop_size),
+            ("look-ahead", encoder.look_ahead),
+        )
+    )
+    # The first frame of a hop waits for the rest of it, the last for none.
+    least = (encoder.look_ahead + target_delay) * ms
+    most = least + (encoder.hop_size - 1) * ms
+    return (
+        f"one frame each {ms:g} ms, {parts}; {delay}: {least:g} to {most:g} ms in all"
+    )
 
 
 @torch.no_grad()

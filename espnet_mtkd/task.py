@@ -28,7 +28,7 @@ from espnet2.utils.types import str_or_none
 from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.losses import CodebookLoss, EmbeddingLoss
 from espnet_mtkd.mixing import MixedIterFactory
-from espnet_mtkd.model import ESPnetMTKDModel
+from espnet_mtkd.model import ESPnetMTKDModel, describe_latency
 from espnet_mtkd.teachers.base import parse_teachers
 from espnet_mtkd.teachers.cached import CachedTeacher
 from espnet_mtkd.teachers.memory import TargetMemory
@@ -145,6 +145,13 @@ class MTKDTask(AbsTask):
             help="How teacher frames are brought to the student's frame rate",
         )
         group.add_argument(
+            "--target_delay",
+            type=int,
+            default=0,
+            help="Student frames by which it may be later than the teachers; for "
+            "streaming students",
+        )
+        group.add_argument(
             "--loss_conf",
             action=NestedDictAction,
             default=dict(),
@@ -250,8 +257,12 @@ class MTKDTask(AbsTask):
             if as_codes
             else _build("loss_conf", EmbeddingLoss, args.loss_conf),
             align=args.align,
+            target_delay=args.target_delay,
         )
-        logging.info("student: one frame each %g ms", model.frame_shift / 16)
+        logging.info(
+            "student: %s",
+            describe_latency(encoder, model.frame_shift, args.target_delay),
+        )
         if args.init is not None:
             initialize(model, args.init)
         return model
@@ -316,6 +327,10 @@ def check_config(args: argparse.Namespace) -> None:
             "--unlabelled_wav_scp, --unlabelled_shape_file: expected as many of one as "
             f"of the other, found {len(args.unlabelled_wav_scp)} and "
             f"{len(args.unlabelled_shape_file)}"
+        )
+    if args.target_delay < 0:
+        raise ConfigError(
+            f"--target_delay: expected 0 or more, found {args.target_delay}"
         )
     if not args.unlabelled_ratio > 0:
         raise ConfigError(

@@ -23,9 +23,9 @@ FLAGS = {
     "mtkd_report": "expdir rows espnet_results command note",
     # beside all of ESPnet's
     "mtkd_train": "teachers student_config teacher_memory_mb targets_dir target_type "
-    "unlabelled_wav_scp unlabelled_shape_file unlabelled_ratio align loss_conf init "
-    "frontend frontend_conf specaug specaug_conf normalize normalize_conf encoder "
-    "encoder_conf",
+    "unlabelled_wav_scp unlabelled_shape_file unlabelled_ratio align target_delay "
+    "loss_conf init frontend frontend_conf specaug specaug_conf normalize "
+    "normalize_conf encoder encoder_conf",
 }
 
 

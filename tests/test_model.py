@@ -9,7 +9,11 @@ import torch
 
 from espnet_mtkd.errors import DataError
 from espnet_mtkd.losses import EmbeddingLoss
-from espnet_mtkd.model import ESPnetMTKDModel, measure_frame_shift
+from espnet_mtkd.model import (
+    ESPnetMTKDModel,
+    describe_latency,
+    measure_frame_shift,
+)
 from espnet_mtkd.task import build_student
 from espnet_mtkd.teachers.base import parse_teachers
 from espnet_mtkd.teachers.s3prl import TeacherPool
@@ -72,9 +76,11 @@ def test_the_measured_frame_shift_is_40_ms_and_leaves_no_trace(encoder):
         assert torch.equal(value, before[key])
 
 
-def test_the_loss_is_the_one_computed_by_hand(model, teachers):
+@pytest.mark.parametrize("delay", [0, 3])
+def test_the_loss_is_the_one_computed_by_hand(model, teachers, delay):
     """Targets, slices, head, distance and weights once more, in numpy."""
     model.eval()
+    model.target_delay = delay
     speech, lengths = batch(1.6, 2.0)
     model.observe_targets(speech, lengths)
     assert not model.is_standardized
@@ -96,8 +102,8 @@ def test_the_loss_is_the_one_computed_by_hand(model, teachers):
         l1, cosines = [], []
         for b in range(2):
             x = (frames[b] - mean) / std
-            for t in range(min(len(x) // 2, int(h_lengths[b]))):
-                p = h[b, t] @ linear.weight.detach().numpy().T + (
+            for t in range(min(len(x) // 2, int(h_lengths[b]) - delay)):
+                p = h[b, t + delay] @ linear.weight.detach().numpy().T + (
                     linear.bias.detach().numpy()
                 )
                 for i, part in enumerate(np.split(p, 2)):
@@ -113,6 +119,23 @@ def test_the_loss_is_the_one_computed_by_hand(model, teachers):
     assert loss.item() == pytest.approx(expected, rel=1e-3)
     assert stats["loss"].item() == pytest.approx(loss.item())
     assert int(weight) == 2
+
+
+def test_an_utterance_shorter_than_the_delay_teaches_nothing(model, teachers):
+    speech, lengths = batch(0.5, 0.5)
+    model.target_delay = 50
+    loss, _, _ = model(speech, lengths, utt_id=["a", "b"])
+    loss.backward()
+    assert loss.item() == 0
+    assert all(not bool(p.grad.any()) for p in model.heads.parameters())
+
+
+def test_the_latency_is_told_in_milliseconds():
+    text = describe_latency(student("contextual_block_conformer")[-1], 640, 2)
+    assert "block 12 frames (480 ms), hop 4 frames (160 ms)" in text
+    assert "look-ahead 4 frames (160 ms)" in text
+    assert text.endswith("target delay 2 frames (80 ms): 240 to 360 ms in all")
+    assert "whole utterance" in describe_latency(student("conformer")[-1], 640, 0)
 
 
 def test_every_parameter_of_the_student_learns_and_no_teacher_is_in_it(model, teachers):

@@ -291,6 +291,7 @@ def extract(teachers, corpus, out_dir, *extra, data=None):
         (["--targets_dir", "nowhere"], 5, "no finished targets in nowhere"),
         (["--unlabelled_wav_scp", "a"], 2, "as many of one as"),
         (["--unlabelled_ratio", "0"], 2, "expected above 0, found 0"),
+        (["--target_delay", "-1"], 2, "expected 0 or more, found -1"),
     ],
 )
 def test_options_of_stored_targets_that_do_not_fit(
