@@ -47,10 +47,17 @@ def read_sclite(path: Path) -> Score:
 def find_score_dirs(asr_exp: Path) -> dict[str, Path]:
     """Test set -> its directory with `score_wer` and `score_cer`.
 
+    What the streaming decoder gave (`decode_stream`) is a set of its own.
+
     Raises:
         DataError: the experiment holds no score.
     """
-    found = {p.parent.name: p.parent for p in sorted(asr_exp.glob("*/*/score_wer"))}
+    found = {}
+    for path in sorted(asr_exp.glob("*/*/score_wer")):
+        dset = path.parent.name
+        if path.parents[1].name == "decode_stream":
+            dset += ", streamed"
+        found[dset] = path.parent
     if not found:
         raise DataError(f"{asr_exp}: no scores in it: run stages 12 and 13 first")
     return found

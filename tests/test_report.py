@@ -121,6 +121,20 @@ def test_rates_and_reductions_are_those_of_the_edit_distance(tmp_path):
 
 
 @needs_sclite
+def test_what_was_decoded_chunk_by_chunk_is_a_set_of_its_own(tmp_path):
+    score(tmp_path / "a", HYPOTHESES["scratch"])
+    score(tmp_path / "a", HYPOTHESES["taught"], decoding="decode_stream")
+    lines = report.results_table([("e: a", tmp_path / "a")]).splitlines()[2:]
+    rows = {cells(x)[2]: float(cells(x)[4]) for x in lines}
+    assert rows == {
+        "test": pytest.approx(error_rate(HYPOTHESES["scratch"], "wer"), abs=0.051),
+        "test, streamed": pytest.approx(
+            error_rate(HYPOTHESES["taught"], "wer"), abs=0.051
+        ),
+    }
+
+
+@needs_sclite
 def test_each_encoder_and_test_set_has_its_own_baseline(tmp_path):
     for name, hypotheses in (
         ("a_scratch", "scratch"),

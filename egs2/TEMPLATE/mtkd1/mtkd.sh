@@ -81,6 +81,8 @@ pseudo_args=          # Arguments for mtkd_pseudo_label, e.g. "--min_confidence 
 inference_config=conf/decode_asr.yaml # Config of asr_inference.
 inference_args=       # Arguments for asr_inference.
 inference_asr_model=valid.loss.ave.pth # Model file to decode with.
+stream_decode=        # Decode chunk by chunk too (default: with contextual_block_conformer).
+stream_args="--search_type tsd --beam_size 5" # Arguments for mtkd_asr_stream.
 hf_repo=              # Hugging Face repository to upload to.
 
 help_message=$(cat << EOF
@@ -107,7 +109,8 @@ Stages:
     11 pseudo-labels by --kd_teacher_exp            -> ${dumpdir}/raw/<train_set>_pseudo_<teacher>
        its best paths                               -> ${expdir}/mtkd_paths_<teacher>
        train the transducer                         -> ${expdir}/asr_<tag>
-    12 decode                                       -> ${expdir}/asr_<tag>/<decoding>/<set>
+    12 decode (streaming students chunk by chunk    -> ${expdir}/asr_<tag>/<decoding>/<set>
+       too: <decoding> is decode_stream)
     13 score                                        -> ${expdir}/asr_<tag>/RESULTS.md
     14 pack, 15 upload (with --skip_packing false, --skip_upload_hf false)
 
@@ -198,6 +201,9 @@ Options:
     --inference_config    # Config of asr_inference (default="${inference_config}").
     --inference_args      # Arguments for asr_inference (default="${inference_args}").
     --inference_asr_model # Model file to decode with (default="${inference_asr_model}").
+    --stream_decode       # true or false: decode chunk by chunk too, by mtkd_asr_stream
+                          # (default: true for contextual_block_conformer).
+    --stream_args         # Arguments for mtkd_asr_stream (default="${stream_args}").
     --hf_repo             # Hugging Face repository to upload to (default="${hf_repo}").
 EOF
 )
@@ -238,6 +244,14 @@ for dset in ${unlabelled_sets}; do
     [ -f "${dset}/wav.scp" ] || [ "${stage}" -le 1 ] \
         || fail "--unlabelled_sets: no such file: ${dset}/wav.scp"
 done
+if [ -z "${stream_decode}" ]; then
+    stream_decode=false
+    [ "${encoder}" != contextual_block_conformer ] || stream_decode=true
+fi
+case ${stream_decode} in
+    true | false) ;;
+    *) fail "--stream_decode: expected true or false, found '${stream_decode}'" ;;
+esac
 if [ -n "${kd_teacher_exp}" ] && [ ! -f "${kd_teacher_exp}/${kd_teacher_model}" ]; then
     fail "--kd_teacher_exp: no such file: ${kd_teacher_exp}/${kd_teacher_model}: train it first"
 fi
@@ -641,6 +655,31 @@ run_stage 12 "${asr_exp}/.done_decode" "decoding: ${asr_exp} -> ${asr_exp}" \
     "$(settings "${inference_config}") ${inference_args} ${inference_asr_model}" decode
 run_stage 13 "${asr_exp}/.done_score" "scoring: ${asr_exp} -> ${asr_exp}/RESULTS.md" \
     "" asr 13
+# Utterance by utterance, as the references are; but as if each were heard while spoken.
+decode_streaming() {
+    local dset
+    for dset in ${test_sets}; do
+        mkdir -p "${asr_exp}/decode_stream/${dset}"
+        log "log: ${asr_exp}/decode_stream/${dset}/stream.log"
+        # shellcheck disable=SC2086,SC2154  # decode_cmd is set by cmd.sh
+        ${decode_cmd} "${asr_exp}/decode_stream/${dset}/stream.log" \
+            ${python} -m espnet_mtkd.bin.mtkd_asr_stream \
+                --asr_train_config "${asr_exp}/config.yaml" \
+                --asr_model_file "${asr_exp}/${inference_asr_model}" \
+                --wav_scp "${dumpdir}/raw/${dset}/wav.scp" \
+                --out "${asr_exp}/decode_stream/${dset}/text" \
+                --endpoint_silence inf --max_segment inf ${stream_args}
+        grep -e latency -e RTF "${asr_exp}/decode_stream/${dset}/stream.log"
+    done
+}
+if [ "${stream_decode}" = true ]; then
+    run_stage 12 "${asr_exp}/.done_decode_stream" \
+        "streaming decoding: ${asr_exp} -> ${asr_exp}/decode_stream" \
+        "${stream_args} ${inference_asr_model}" decode_streaming
+    run_stage 13 "${asr_exp}/.done_score_stream" \
+        "scoring: ${asr_exp}/decode_stream -> ${asr_exp}/RESULTS.md" "" \
+        asr 13 --inference_tag decode_stream
+fi
 run_stage 14 "${asr_exp}/.done_pack" "packing: ${asr_exp} -> ${asr_exp}/*.zip" "" asr 14
 run_stage 15 "${asr_exp}/.done_upload" "uploading: ${asr_exp} -> ${hf_repo}" "" asr 15
 
