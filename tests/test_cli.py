@@ -12,6 +12,9 @@ ROOT = builders.ROOT
 
 # What scripts out there may use. A name may be added here, never taken away.
 FLAGS = {
+    "mtkd_asr_stream": "asr_model_file asr_train_config beam_size bpemodel chunk_ms "
+    "dtype endpoint_silence max_segment max_symbols_per_frame microphone model_tag ngpu "
+    "num_streams num_threads out real_time search_type wav_scp",
     "mtkd_doctor": "teachers data_dir out_dir nj list_upstreams",
     "mtkd_extract": "teachers data_dir shape_dir out_dir form num_codebooks exact "
     "batch_seconds ngpu dtype rank world_size nj info verify",

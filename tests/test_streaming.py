@@ -19,6 +19,7 @@ from espnet_mtkd.streaming import Speech2TextStreamingTransducer, Stream
 from espnet_mtkd.streaming.encoder import StreamingEncoder
 from espnet_mtkd.streaming.frontend import StreamingFrontend
 from espnet_mtkd.streaming.latency import LatencyMeter
+from espnet_mtkd.streaming.search import count_stable
 
 RATE = builders.SAMPLE_RATE
 SEARCHES = [
@@ -179,18 +180,47 @@ def test_encoder_output_in_chunks_is_that_of_the_whole(load, num_feats, seed, cu
     torch.testing.assert_close(found, whole, atol=1e-4, rtol=1e-4)
 
 
-def test_a_block_is_given_out_as_soon_as_espnets_definition_allows(load):
-    """Two blocks of 12 frames, 4 apart: the first needs a frame more (alone it would be
-    encoded differently), the second none."""
+@torch.no_grad()
+def test_a_block_is_given_out_as_soon_as_it_is_complete(load):
+    """Blocks of 12 frames, 4 apart; 4 n + 3 features make n frames. The first needs a
+    frame more: alone it would be encoded differently."""
     streaming = load().encoder
-    state = streaming.init_state(20)
-    num_frames = []
-    with torch.no_grad():
-        for i in range(1, 4 * 17):
-            streaming.accept(torch.randn(1, 20), state, False)
-            if sum(map(len, streaming.step([state]))):
-                num_frames.append((i - 3) // 4)  # that i features give
-    assert num_frames == [13, 16]
+    state, espnet_state = streaming.init_state(20), None
+    ours, espnets = [], []  # features that had come when frames were given out
+    for num_feats in range(1, 4 * 24):
+        feats_TF = torch.randn(1, 20)
+        streaming.accept(feats_TF, state, False)
+        if sum(map(len, streaming.step([state]))):
+            ours.append(num_feats)
+        out, _, espnet_state = streaming.encoder(
+            feats_TF[None], torch.tensor([1]), espnet_state, False, infer_mode=True
+        )
+        if out.size(1):
+            espnets.append(num_feats)
+    assert ours == [4 * n + 3 for n in (13, 16, 20)]
+    assert espnets == [60, 76, 92]
+
+
+def test_a_token_waits_for_its_block_and_no_longer(load):
+    """Blocks of 12 frames give out 4, with 4 ahead: 160 to 280 ms; the first gives out
+    8 after 13. To this come a chunk of 10 ms, and 3.5 ms by which the STFT is longer
+    than its window."""
+    speech2text = load(**NO_CUTS)
+    waits = {}  # which block gave a token out -> how long it waited
+    for seed in range(3):
+        meter = LatencyMeter(speech2text.tokens2text)
+        stream = speech2text.open_stream()
+        wave = builders.speech_like(3, seed)
+        for chunk in np.split(wave, range(160, len(wave), 160)):
+            meter.update(stream.accept(chunk), stream.num_heard / 16, 0)
+        final = stream.finish()
+        meter.update(final, stream.num_heard / 16, 0)
+        for (wait, _), end in zip(meter.tokens_ms, final[0].times_ms, strict=True):
+            frame = round((end - 72.5) / 40)
+            if frame < 65:  # the end of the audio hastens the last block
+                waits.setdefault("first" if frame < 8 else "later", []).append(wait)
+    for name, (low, high) in {"first": (200, 480), "later": (160, 280)}.items():
+        assert low <= min(waits[name]) and max(waits[name]) < high + 13.5
 
 
 # ------------------------------------------------------------- search
@@ -271,6 +301,14 @@ def test_beam_search_is_espnets_tsd(files, beam_size, max_symbols):
     assert [text for text, _ in segment.nbest] == texts
     scores = [score for _, score in segment.nbest]
     assert scores == pytest.approx([hyp.score for hyp in expected], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "beam, expected",
+    [(["ABC", "ABD", "AB"], 2), (["ABC", "AC"], 1), (["A", "B"], 0), (["AB"], 2)],
+)
+def test_stable_is_what_all_hypotheses_begin_with(beam, expected):
+    assert count_stable([SimpleNamespace(tokens=tuple(x)) for x in beam]) == expected
 
 
 def test_what_is_called_stable_never_changes(load):

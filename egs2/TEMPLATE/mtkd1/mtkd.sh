@@ -201,8 +201,8 @@ Options:
     --inference_config    # Config of asr_inference (default="${inference_config}").
     --inference_args      # Arguments for asr_inference (default="${inference_args}").
     --inference_asr_model # Model file to decode with (default="${inference_asr_model}").
-    --stream_decode       # true or false: decode chunk by chunk too, by mtkd_asr_stream
-                          # (default: true for contextual_block_conformer).
+    --stream_decode       # true or false (default: true for contextual_block_conformer):
+                          # decode chunk by chunk too, by mtkd_asr_stream.
     --stream_args         # Arguments for mtkd_asr_stream (default="${stream_args}").
     --hf_repo             # Hugging Face repository to upload to (default="${hf_repo}").
 EOF
