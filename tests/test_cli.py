@@ -175,7 +175,7 @@ def test_help_of_mtkd_sh_names_every_option_with_its_default(recipe):
     for name, default in options:
         if default:
             default = default.strip('"')
-                assert f'default="{default}"' in lines[name], lines[name]
+            assert f'default="{default}"' in lines[name], lines[name]
         else:
             assert re.search(r"default|required", lines[name]), lines[name]
 
