@@ -174,39 +174,112 @@ def test_both_trainings_wrote_what_the_next_stages_read(finished):
     assert "requires_grad = False" not in rest
 
 
-def test_stored_targets_and_unlabelled_audio_train_too(finished):
-    """Stages 7 to 9, cached; the test set plays the unlabelled one."""
-    recipe = finished[0]
-    others = recipe / "data/others"
-    others.mkdir(exist_ok=True)
-    (others / "wav.scp").write_text((recipe / "data/test/wav.scp").read_text())
+def mtkd(recipe: Path, *options) -> str:
+    """Output of mtkd.sh on the data of the smoke run; it has to end well."""
     command = [
         *("./mtkd.sh", "--train_set", "train", "--valid_set", "valid"),
         *("--test_sets", "test", "--lang", "en", "--token_type", "char"),
         *("--max_wav_duration", "30", "--ngpu", "0", "--nj", "2"),
-        *("--expdir", "exp_smoke", "--mtkd_tag", "stored", "--mtkd_args"),
-        *("--max_epoch 1", "--teacher_mode", "cached", "--extract_nj", "2"),
-        *("--extract_args", "--num_codebooks 4"),
-        *("--unlabelled_sets", "data/others", "--unlabelled_ratio", "0.5"),
-        *("--stage", "7", "--stop_stage", "9"),
+        *("--inference_nj", "2", "--inference_args", "--beam_size 1"),
+        *("--expdir", "exp_smoke", *options),
     ]
     env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    result = subprocess.run(
+        command, cwd=recipe, env=env, capture_output=True, text=True
+    )
+    assert result.returncode == 0, (result.stdout + result.stderr)[-4000:]
+    return result.stdout
 
-    def output() -> str:
-        result = subprocess.run(
-            command, cwd=recipe, env=env, capture_output=True, text=True
-        )
-        assert result.returncode == 0, (result.stdout + result.stderr)[-4000:]
-        return result.stdout
 
-    output()
+@pytest.fixture(scope="module")
+def unlabelled(finished):
+    """The test set plays the unlabelled one: its directory, without text."""
+    recipe = finished[0]
+    others = recipe / "data/others"
+    others.mkdir()
+    (others / "wav.scp").write_text((recipe / "data/test/wav.scp").read_text())
+    return "data/others"
+
+
+def test_stored_targets_and_unlabelled_audio_train_too(finished, unlabelled):
+    """Stages 7 to 9, cached."""
+    recipe = finished[0]
+    options = (
+        *("--mtkd_tag", "stored", "--mtkd_args", "--max_epoch 1"),
+        *("--teacher_mode", "cached", "--extract_nj", "2"),
+        *("--extract_args", "--num_codebooks 4"),
+        *("--unlabelled_sets", unlabelled, "--unlabelled_ratio", "0.5"),
+        *("--stage", "7", "--stop_stage", "9"),
+    )
+    mtkd(recipe, *options)
     for teacher in ("whisper_tiny_en", "whisper_base"):
         for dset in ("train", "valid", "unlabelled_others"):
             store = recipe / "exp_smoke/mtkd_targets" / teacher / dset
             assert (store / "manifest.json").is_file()
     log = (recipe / "exp_smoke/mtkd_stored/train.log").read_text()
     assert "loss_unlabelled=" in log and "cosine_whisper_base_l4=" in log
-    assert output().count("finished before") == 3
+    assert mtkd(recipe, *options).count("finished before") == 3
+
+
+def test_a_teacher_transducer_transcribes_and_distils(finished, unlabelled):
+    """Teacher, pseudo-labels, paths and student, one epoch each; then nothing."""
+    recipe = finished[0]
+    tiny = " ".join(
+        (
+            "--max_epoch 1 --preencoder_conf input_size=768",
+            "--frontend_conf upstream=whisper_local",
+            "--frontend_conf path_or_url=downloads/whisper_tiny_en",
+        )
+    )
+    teacher = (
+        *("--teachers", "none", "--asr_tag", "teacher", "--asr_args", tiny),
+        *("--asr_config", "conf/train_teacher_transducer.yaml"),
+        *("--stage", "6", "--stop_stage", "11"),
+    )
+    student = (
+        *("--mtkd_tag", "conformer_teachers", "--skip_stages", "8 9 10"),
+        *("--asr_tag", "kd", "--asr_args", "--max_epoch 1"),
+        *("--kd_teacher_exp", "exp_smoke/asr_teacher"),
+        *("--kd_args", "--path_kd_conf weight=0.1"),
+        *("--unlabelled_sets", unlabelled, "--pseudo_labels", "true"),
+        *("--pseudo_args", "--min_confidence 0.0"),
+        *("--stage", "7", "--stop_stage", "11"),
+    )
+    mtkd(recipe, *teacher)
+    mtkd(recipe, *student)
+    table = recipe / "dump/raw/train_pseudo_asr_teacher/pseudo_labels.tsv"
+    rows = [line.split("\t") for line in table.read_text().splitlines()[1:]]
+    scp = (recipe / "data/others/wav.scp").read_text().splitlines()
+    assert sorted(row[0] for row in rows) == sorted(x.split()[0] for x in scp)
+    num_kept = sum(int(row[3]) for row in rows)
+    stores = list((recipe / "exp_smoke/mtkd_paths_asr_teacher").glob("*/manifest.json"))
+    assert len(stores) == 1
+    num_labelled = len((recipe / "dump/raw/train/wav.scp").read_text().splitlines())
+    text = (table.parent / "text").read_text().splitlines()
+    assert len(text) == num_labelled + num_kept
+    log = (recipe / "exp_smoke/asr_kd/train.log").read_text()
+    assert "loss_path_kd=" in log
+    assert "mtkd_conformer_teachers/valid.loss.best.pth:encoder:encoder" in log
+    assert mtkd(recipe, *teacher).count("finished before") == 2
+    assert mtkd(recipe, *student).count("finished before") == 4
+
+
+def test_a_streaming_student_is_decoded_chunk_by_chunk_too(finished):
+    recipe = finished[0]
+    options = (
+        *("--teachers", "none", "--encoder", "contextual_block_conformer"),
+        *("--asr_tag", "streaming", "--asr_args", "--max_epoch 1"),
+        *("--stage", "11", "--stop_stage", "13"),
+    )
+    text = mtkd(recipe, *options)
+    assert "RTF: " in text
+    decoded = recipe / "exp_smoke/asr_streaming/decode_stream/test"
+    scp = (recipe / "data/test/wav.scp").read_text().splitlines()
+    assert [x.split()[0] for x in (decoded / "text").open()] == [
+        x.split()[0] for x in scp
+    ]
+    assert (decoded / "score_wer/result.txt").is_file()
+    assert mtkd(recipe, *options).count("finished before") == 5
 
 
 def test_the_splits_have_no_text_in_common(finished):
