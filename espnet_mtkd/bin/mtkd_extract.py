@@ -63,6 +63,11 @@ def get_parser():
         default=60.0,
         help="audio in a batch, padding included (default: 60)",
     )
+    add(
+        "--shard_bytes",
+        type=int,
+        help="of a shard, at most (default: what makes 64, from 32 kB to 256 MB)",
+    )
     add("--ngpu", type=int, default=0, help="1: on a GPU (default: 0, the CPU)")
     add(
         "--dtype",
@@ -153,6 +158,8 @@ def make_settings(args):
         raise ConfigError(
             f"--batch_seconds: expected above 0, found {args.batch_seconds}"
         )
+    if args.shard_bytes is not None and not args.shard_bytes > 0:
+        raise ConfigError(f"--shard_bytes: expected above 0, found {args.shard_bytes}")
     device = "cpu"
     if args.ngpu > 0:
         if not torch.cuda.is_available():
@@ -168,6 +175,7 @@ def make_settings(args):
         num_codebooks=args.num_codebooks,
         exact=args.exact,
         batch_seconds=args.batch_seconds,
+        shard_bytes=args.shard_bytes,
         device=device,
         dtype=getattr(torch, dtype),
         rank=rank,

@@ -137,7 +137,7 @@ def extract(
         utts, round(settings.batch_seconds * SAMPLE_RATE), settings.exact
     )
     bytes_per_frame = sum(t.bytes_per_frame for t in targets)
-    shards = plan_shards(batches, bytes_per_frame)
+    shards = plan_shards(batches, bytes_per_frame, settings.shard_bytes)
     folder.mkdir(parents=True, exist_ok=True)
     data = [[[u.utt, u.num_samples] for b in shard for u in b] for shard in shards]
     data_digest = hashlib.sha256(json.dumps(data).encode()).hexdigest()

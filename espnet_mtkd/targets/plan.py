@@ -7,7 +7,8 @@ import torch
 
 MAX_PADDING = 0.05  # of a batch
 MAX_SHARD_BYTES = 256_000_000
-MIN_SHARDS = 16  # where there are that many batches: what processes can share
+NUM_SHARDS = 64  # of a store that is neither very small nor very large
+MIN_SHARD_BYTES = 32_000  # below it a shard's header counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Settings:
         num_codebooks: M, of `codes`.
         exact: only utterances of one length share a batch, so no teacher sees padding.
         batch_seconds: audio in a batch, padding included.
+        shard_bytes: of a shard, about; None: by the size of the store.
         device: where the teachers run.
         dtype: of their computation.
         rank, world_size: this process's share of the shards.
@@ -38,6 +40,7 @@ class Settings:
     num_codebooks: int = 16
     exact: bool = False
     batch_seconds: float = 60.0
+    shard_bytes: int | None = None
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
     rank: int = 0
@@ -72,10 +75,22 @@ def plan_batches(
     return [*batches, batch] if batch else batches
 
 
-def plan_shards(batches, bytes_per_frame: int) -> list[list[list[Utterance]]]:
-    """Shards of consecutive batches: at most 256 MB each, about 16 of them at least."""
+def plan_shards(
+    batches, bytes_per_frame: int, shard_bytes: int | None = None
+) -> list[list[list[Utterance]]]:
+    """Shards of consecutive batches.
+
+    Args:
+        batches: of `plan_batches`.
+        bytes_per_frame: that are stored.
+        shard_bytes: the most that a shard holds, if it holds more than a batch. None:
+            what makes 64 shards, for processes to share, but not below 32 kB, where
+            headers would count, nor above 256 MB.
+    """
     sizes = [bytes_per_frame * sum(u.num_frames for u in batch) for batch in batches]
-    limit = min(MAX_SHARD_BYTES, max(1, -(-sum(sizes) // MIN_SHARDS)))
+    limit = shard_bytes or min(
+        MAX_SHARD_BYTES, max(MIN_SHARD_BYTES, -(-sum(sizes) // NUM_SHARDS))
+    )
     shards, size = [], 0
     for batch, num_bytes in zip(batches, sizes, strict=True):
         if not shards or size + num_bytes > limit:

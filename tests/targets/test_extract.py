@@ -47,13 +47,21 @@ def test_batches_hold_everything_once_with_little_padding(lengths, limit, exact)
     assert plan_batches(utts[::-1], limit, exact) == batches
 
 
-@given(st.lists(st.integers(0, 500), min_size=1, max_size=50))
-def test_shards_hold_all_batches_in_order(frames):
+@given(
+    st.lists(st.integers(0, 5000), min_size=1, max_size=200),
+    st.one_of(st.none(), st.integers(1, 100_000)),
+)
+def test_shards_hold_all_batches_in_order_within_the_limit(frames, shard_bytes):
     batches = [[Utterance(f"u{i}", "", 1, n)] for i, n in enumerate(frames)]
-    shards = plan_shards(batches, bytes_per_frame=16)
+    shards = plan_shards(batches, 16, shard_bytes)
     assert list(itertools.chain(*shards)) == batches
     assert all(shards)
-    assert len(shards) <= 2 * plan.MIN_SHARDS + 1
+    sizes = [16 * sum(u.num_frames for b in shard for u in b) for shard in shards]
+    limit = shard_bytes or max(plan.MIN_SHARD_BYTES, -(-sum(sizes) // plan.NUM_SHARDS))
+    for shard, size in zip(shards, sizes, strict=True):
+        assert size <= limit or len(shard) == 1
+    for left, right in itertools.pairwise(shards):
+        assert 16 * sum(u.num_frames for b in [*left, right[0]] for u in b) > limit
 
 
 @given(st.lists(st.integers(1, 500), max_size=40), st.integers(1, 6))
@@ -88,7 +96,7 @@ def command(data, two_teachers):
             *("--data_dir", *map(str, data)),
             *("--out_dir", str(out_dir)),
             *("--num_codebooks", "4"),
-            *("--batch_seconds", "5"),
+            *("--batch_seconds", "5", "--shard_bytes", "1000"),
             *extra,
         ]
 
@@ -276,6 +284,7 @@ def test_a_teacher_that_half_precision_breaks_is_named(two_teachers, data):
         (["--num_codebooks", "3"], 2, "expected 4 to 32, found 3"),
         (["--rank", "2", "--world_size", "2"], 2, "expected 0 to 1, found 2"),
         (["--batch_seconds", "0"], 2, "--batch_seconds: expected above 0"),
+        (["--shard_bytes", "0"], 2, "--shard_bytes: expected above 0, found 0"),
     ],
 )
 def test_wrong_numbers_are_refused(command, tmp_path, capsys, extra, code, message):
