@@ -47,9 +47,8 @@ def main():
 
     with tempfile.TemporaryDirectory() as tmp:
         folder = Path(tmp)
-        data_dir = build_data_dir(folder / "data", args.wav_scp, args.repeats)
 
-        def run(out_dir: Path, world_size: int) -> tuple[float, float]:
+        def run(out_dir: Path, world_size: int, data_dir: Path) -> tuple[float, float]:
             command = [
                 *(sys.executable, "-m", "espnet_mtkd.bin.mtkd_extract"),
                 *("--teachers", args.teachers, "--data_dir", str(data_dir)),
@@ -74,14 +73,16 @@ def main():
             found = [float(re.search(r"of audio in (\d+) s", log)[1]) for log in logs]
             return seconds, max(found)
 
-        run(folder / "first", 1)  # checks the audio, trains the codebooks
+        once = build_data_dir(folder / "once", args.wav_scp, 1)
+        run(folder / "first", 1, once)  # trains the codebooks
+        data_dir = build_data_dir(folder / "data", args.wav_scp, args.repeats)
         for name in ("one", "two"):
             for books in (folder / "first").glob("*/codebooks.*"):
                 target = folder / name / books.parent.name
                 target.mkdir(parents=True, exist_ok=True)
                 shutil.copy(books, target)
-        one = run(folder / "one", 1)
-        two = run(folder / "two", 2)
+        one = run(folder / "one", 1, data_dir)
+        two = run(folder / "two", 2, data_dir)
     print(f"one process, {threads} of {cores} cores; two processes, {threads} each")
     for what, a, b in zip(("command", "extraction"), one, two, strict=True):
         print(f"{what:10} {a:.1f} s and {b:.1f} s: {a / b:.2f} x as fast")
