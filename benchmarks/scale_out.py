@@ -42,6 +42,9 @@ def main():
     parser.add_argument("--teachers", default="conf/teacher_whisper_base.yaml")
     parser.add_argument("--repeats", type=int, default=4)
     args = parser.parse_args()
+
+    from espnet_mtkd.audio import check_data_dir
+
     cores = len(os.sched_getaffinity(0))
     threads = str(max(1, cores // 2))
 
@@ -76,6 +79,7 @@ def main():
         once = build_data_dir(folder / "once", args.wav_scp, 1)
         run(folder / "first", 1, once)  # trains the codebooks
         data_dir = build_data_dir(folder / "data", args.wav_scp, args.repeats)
+        check_data_dir(data_dir, data_dir / "speech_shape")  # untimed
         for name in ("one", "two"):
             for books in (folder / "first").glob("*/codebooks.*"):
                 target = folder / name / books.parent.name
