@@ -56,7 +56,7 @@ def write_paths(folder: Path, labels, num_samples, num_frames, num_tokens: int):
     rows = []
     for row, T in zip(labels, num_frames, strict=True):
         logits = torch.randn(T, len(row) + 1, len(TOKENS))
-        nodes, logp, _ = find_path(logits, row.numpy(), 0, num_tokens)
+        nodes, logp = find_path(logits, row.numpy(), 0, num_tokens)
         rows.append({"nodes": nodes, "logp": logp})
     folder.mkdir()
     write_shard(folder / shard_name(0), "", targets, rows)
@@ -123,7 +123,7 @@ def loss_alone(T: int, U: int, V: int, num_rounds: int) -> None:
     g = torch.randn(U + 1, 128, requires_grad=True)
     labels = torch.randint(1, V, (U,))
     teacher = torch.randn(T, U + 1, V)
-    nodes, logp, _ = find_path(teacher, labels.numpy(), 0, 8)
+    nodes, logp = find_path(teacher, labels.numpy(), 0, 8)
     nodes = torch.from_numpy(nodes.astype("int64"))
     logp = torch.from_numpy(logp).float()
     teacher = teacher.softmax(2)

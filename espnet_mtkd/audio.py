@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from filelock import FileLock
 from tqdm import tqdm
 
 from espnet_mtkd.errors import DataError
@@ -42,6 +43,52 @@ def read_wav_scp(path: Path) -> dict[str, str]:
     if not entries:
         raise DataError(f"{path}: empty: expected at least one utterance")
     return entries
+
+
+def read_lines(path: Path, expected: str) -> dict[str, str]:
+    """Utterance id -> the rest of its line, of a Kaldi `text` or the like.
+
+    Args:
+        path: of the file.
+        expected: for the message, what it should be.
+
+    Raises:
+        DataError: no such file.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file: expected {expected}")
+    lines = (line.partition(" ") for line in path.read_text("utf-8").splitlines())
+    return {utt: rest.strip() for utt, _, rest in lines}
+
+
+def judge_faults(
+    where, what: str, faults: list[str], num_utts: int, remedy: str
+) -> str:
+    """Name the first ten unusable utterances; end where they are too many.
+
+    Args:
+        where: the file or folder.
+        what: is the matter with them, as a predicate.
+        faults: a line for each.
+        num_utts: of the data directory.
+        remedy: what to do about more of them than can be an accident.
+
+    Returns:
+        The text of a warning.
+
+    Raises:
+        DataError: more than `MAX_BAD_FRACTION` of the utterances.
+    """
+    shown = faults[:NUM_NAMED]
+    if len(faults) > NUM_NAMED:
+        shown.append(f"... and {len(faults) - NUM_NAMED} more")
+    head = f"{where}: {len(faults)} of {num_utts} utterances {what}:"
+    text = "\n  ".join([head, *shown])
+    if len(faults) > MAX_BAD_FRACTION * num_utts:
+        raise DataError(
+            f"{text}\nMore than {MAX_BAD_FRACTION:.1%} is no accident: {remedy}"
+        )
+    return text
 
 
 def find_fault(audio: str) -> tuple[int, str | None]:
@@ -98,19 +145,14 @@ def check_data_dir(data_dir: Path, shape_file: Path, nj: int = 1) -> None:
         if fault is not None
     }
     if bad:
-        shown = list(bad.values())[:NUM_NAMED]
-        if len(bad) > NUM_NAMED:
-            shown.append(f"... and {len(bad) - NUM_NAMED} more")
-        text = (
-            f"{wav_scp}: {len(bad)} of {len(entries)} utterances cannot be used:\n  "
-            + "\n  ".join(shown)
+        text = judge_faults(
+            wav_scp,
+            "cannot be used",
+            list(bad.values()),
+            len(entries),
+            "repair the files, or take the utterances out of the data directory "
+            "(utils/fix_data_dir.sh)",
         )
-        if len(bad) > MAX_BAD_FRACTION * len(entries):
-            raise DataError(
-                f"{text}\nMore than {MAX_BAD_FRACTION:.1%} is no accident: repair the "
-                "files, or take the utterances out of the data directory "
-                "(utils/fix_data_dir.sh)"
-            )
         logging.warning("%s\nThey are left out.", text)
     lines = [
         f"{utt} {num_samples}\n"
@@ -138,3 +180,27 @@ def read_lengths(shape_file: Path) -> dict[str, int]:
             )
         lengths[utt] = int(num_samples)
     return lengths
+
+
+def prepare_audio(
+    data_dir: Path, shape_dir: Path, nj: int
+) -> tuple[dict[str, int], dict[str, str]]:
+    """Lengths and files of a data directory's usable audio, checked by one process.
+
+    Args:
+        data_dir: Kaldi data directory.
+        shape_dir: `<shape_dir>/<name of data_dir>/speech_shape` is read, or written.
+        nj: processes.
+
+    Returns:
+        Utterance -> samples, and utterance -> audio file.
+
+    Raises:
+        DataError: see `check_data_dir`.
+    """
+    shape = shape_dir / data_dir.name / "speech_shape"
+    # One process looks at the audio, the others find that it has done so.
+    shape.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(shape.with_name(".check.lock")):
+        check_data_dir(data_dir, shape, nj)
+    return read_lengths(shape), read_wav_scp(data_dir / "wav.scp")

@@ -14,10 +14,10 @@ Example:
 
 import argparse
 import logging
-import os
 from pathlib import Path
 
 from espnet_mtkd.errors import ConfigError, TargetStoreError, report_errors
+from espnet_mtkd.targets.process import add_process_arguments
 
 
 def get_parser():
@@ -68,7 +68,6 @@ def get_parser():
         type=int,
         help="of a shard, at most (default: what makes 64, from 32 kB to 256 MB)",
     )
-    add("--ngpu", type=int, default=0, help="1: on a GPU (default: 0, the CPU)")
     add(
         "--dtype",
         choices=["auto", "float32", "bfloat16", "float16"],
@@ -76,9 +75,7 @@ def get_parser():
         help="of the teachers' computation; auto: bfloat16 on a GPU, float32 on the "
         "CPU (default: auto)",
     )
-    add("--rank", type=int, help="this process, from 0 (default: RANK, or 0)")
-    add("--world_size", type=int, help="processes (default: WORLD_SIZE, or 1)")
-    add("--nj", type=int, default=1, help="processes that check audio (default: 1)")
+    add_process_arguments(parser)
     add("--info", action="store_true", help="print what <out_dir> holds")
     add("--verify", action="store_true", help="compare all shards with their sha256")
     return parser
@@ -142,17 +139,11 @@ def make_settings(args):
     """
     import torch
 
-    from espnet_mtkd.targets.extract import use_share_of_cores
     from espnet_mtkd.targets.plan import Settings
+    from espnet_mtkd.targets.process import this_process
     from espnet_mtkd.targets.quantizer import check_num_codebooks
 
-    env = os.environ
-    rank = int(env.get("RANK", 0)) if args.rank is None else args.rank
-    world = (
-        int(env.get("WORLD_SIZE", 1)) if args.world_size is None else args.world_size
-    )
-    if not 0 <= rank < world:
-        raise ConfigError(f"--rank: expected 0 to {world - 1}, found {rank}")
+    process = this_process(args)
     check_num_codebooks(args.num_codebooks)
     if not args.batch_seconds > 0:
         raise ConfigError(
@@ -160,34 +151,25 @@ def make_settings(args):
         )
     if args.shard_bytes is not None and not args.shard_bytes > 0:
         raise ConfigError(f"--shard_bytes: expected above 0, found {args.shard_bytes}")
-    device = "cpu"
-    if args.ngpu > 0:
-        if not torch.cuda.is_available():
-            raise ConfigError("--ngpu: no GPU is visible here: use --ngpu 0")
-        device = f"cuda:{int(env.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
-    else:
-        use_share_of_cores(int(env.get("LOCAL_WORLD_SIZE", 1)))
     dtype = args.dtype
     if dtype == "auto":
-        dtype = "float32" if device == "cpu" else "bfloat16"
+        dtype = "float32" if process.device == "cpu" else "bfloat16"
     return Settings(
         form=args.form,
         num_codebooks=args.num_codebooks,
         exact=args.exact,
         batch_seconds=args.batch_seconds,
         shard_bytes=args.shard_bytes,
-        device=device,
+        device=process.device,
         dtype=getattr(torch, dtype),
-        rank=rank,
-        world_size=world,
+        rank=process.rank,
+        world_size=process.world_size,
     )
 
 
 def run(args) -> None:
     """Extract all teachers over all data directories."""
-    from filelock import FileLock
-
-    from espnet_mtkd.audio import check_data_dir, read_lengths, read_wav_scp
+    from espnet_mtkd.audio import prepare_audio
     from espnet_mtkd.compat import import_s3prl_hub
     from espnet_mtkd.targets.codebooks import get_codebooks
     from espnet_mtkd.targets.extract import extract
@@ -207,13 +189,9 @@ def run(args) -> None:
     out_dir = Path(args.out_dir)
     lengths, audios = {}, {}
     for data_dir in data_dirs:
-        shape = Path(args.shape_dir or out_dir) / data_dir.name / "speech_shape"
-        # One process looks at the audio, the others find that it has done so.
-        shape.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(shape.with_name(".check.lock")):
-            check_data_dir(data_dir, shape, args.nj)
-        lengths[data_dir.name] = read_lengths(shape)
-        audios[data_dir.name] = read_wav_scp(data_dir / "wav.scp")
+        lengths[data_dir.name], audios[data_dir.name] = prepare_audio(
+            data_dir, Path(args.shape_dir or out_dir), args.nj
+        )
     unfinished = []
     for config in configs:
         teacher = S3PRLTeacher(config)

@@ -10,10 +10,10 @@ Example:
 
 import argparse
 import logging
-import os
 from pathlib import Path
 
-from espnet_mtkd.errors import ConfigError, DataError, report_errors
+from espnet_mtkd.errors import DataError, report_errors
+from espnet_mtkd.targets.process import add_process_arguments
 
 
 def get_parser():
@@ -42,10 +42,7 @@ def get_parser():
         help="tokens kept of each node, blank and label among them; 4 bytes each "
         "(default: 8)",
     )
-    add("--ngpu", type=int, default=0, help="1: on a GPU (default: 0, the CPU)")
-    add("--rank", type=int, help="this process, from 0 (default: RANK, or 0)")
-    add("--world_size", type=int, help="processes (default: WORLD_SIZE, or 1)")
-    add("--nj", type=int, default=1, help="processes that check audio (default: 1)")
+    add_process_arguments(parser)
     return parser
 
 
@@ -55,13 +52,10 @@ def read_text(data_dir: Path, utts) -> dict[str, str]:
     Raises:
         DataError: no such file, or an utterance without a line.
     """
+    from espnet_mtkd.audio import read_lines
+
     path = data_dir / "text"
-    if not path.is_file():
-        raise DataError(f"{path}: no such file: paths need transcripts")
-    texts = {}
-    for line in path.read_text("utf-8").splitlines():
-        utt, _, text = line.strip().partition(" ")
-        texts[utt] = text
+    texts = read_lines(path, "the transcripts: paths need them")
     missing = [utt for utt in utts if utt not in texts]
     if missing:
         raise DataError(
@@ -77,41 +71,37 @@ def main(cmd=None):
     args = get_parser().parse_args(cmd)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    import torch
-    from filelock import FileLock
-
-    from espnet_mtkd.audio import check_data_dir, read_lengths, read_wav_scp
+    from espnet_mtkd.audio import prepare_audio
+    from espnet_mtkd.targets.process import this_process
     from espnet_mtkd.transducer.extract_paths import (
         TeacherTransducer,
         extract_paths,
         make_utterances,
     )
 
-    env = os.environ
-    rank = int(env.get("RANK", 0)) if args.rank is None else args.rank
-    world = (
-        int(env.get("WORLD_SIZE", 1)) if args.world_size is None else args.world_size
-    )
-    if not 0 <= rank < world:
-        raise ConfigError(f"--rank: expected 0 to {world - 1}, found {rank}")
-    if args.ngpu > 0 and not torch.cuda.is_available():
-        raise ConfigError("--ngpu: no GPU is visible here: use --ngpu 0")
+    process = this_process(args)
     asr_exp, out_dir = Path(args.asr_exp), Path(args.out_dir)
     teacher = TeacherTransducer(
         asr_exp / "config.yaml",
         asr_exp / args.model_file,
-        "cuda" if args.ngpu > 0 else "cpu",
+        process.device,
     )
     for data_dir in map(Path, args.data_dir):
-        shape = Path(args.shape_dir or out_dir) / data_dir.name / "speech_shape"
-        shape.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(shape.with_name(".check.lock")):
-            check_data_dir(data_dir, shape, args.nj)
-        lengths = read_lengths(shape)
+        lengths, audios = prepare_audio(
+            data_dir, Path(args.shape_dir or out_dir), args.nj
+        )
         texts = read_text(data_dir, lengths)
-        utts = make_utterances(lengths, read_wav_scp(data_dir / "wav.scp"), texts)
+        utts = make_utterances(lengths, audios, texts)
         folder = out_dir / data_dir.name
-        if extract_paths(teacher, utts, texts, folder, args.num_tokens, rank, world):
+        if extract_paths(
+            teacher,
+            utts,
+            texts,
+            folder,
+            args.num_tokens,
+            process.rank,
+            process.world_size,
+        ):
             print(f"finished: {folder}")
         else:
             print(f"this process's share is done; not yet whole: {folder}")

@@ -1,20 +1,7 @@
-"""From audio to a store of targets: plan, run, resume, merge.
-
-The plan - which utterances, in which batches, in which shards - follows from the data
-and the settings alone, so every process makes the same one and knows which shards are
-its own; a shard that stands already is not computed again, and whoever finds all shards
-there writes the manifest. Nobody waits for anybody, so torchrun, job arrays and one
-process after another all do.
-"""
+"""From audio to a store of targets: one teacher over one data directory."""
 
 import contextlib
-import hashlib
-import json
 import logging
-import os
-import queue
-import shutil
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,35 +9,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from espnet_mtkd.errors import ConfigError, DiskError, TargetStoreError
-from espnet_mtkd.files import write_atomically
+from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.targets.embeddings import (
     check_precision,
     embed,
     load_batches,
     progress,
 )
-from espnet_mtkd.targets.fingerprint import differing_field, teacher_fingerprint
-from espnet_mtkd.targets.plan import (
-    Settings,
-    Utterance,
-    plan_batches,
-    plan_shards,
-    share_of,
-)
+from espnet_mtkd.targets.fingerprint import teacher_fingerprint
+from espnet_mtkd.targets.plan import Settings, Utterance, plan_batches, plan_shards
 from espnet_mtkd.targets.quantizer import Codebooks
-from espnet_mtkd.targets.store import (
-    MANIFEST,
-    StoredTarget,
-    sha256_of,
-    shard_is_whole,
-    shard_name,
-    write_manifest,
-    write_shard,
-)
+from espnet_mtkd.targets.store import StoredTarget, sha256_of
+from espnet_mtkd.targets.writer import ShardWriter, StoreWriter
 from espnet_mtkd.teachers.base import SAMPLE_RATE
-
-OVERHEAD = 1.05  # of the files over the targets' own bytes
 
 
 def to_fp16(name: str, utt: str, target: torch.Tensor) -> np.ndarray:
@@ -66,37 +37,6 @@ def to_fp16(name: str, utt: str, target: torch.Tensor) -> np.ndarray:
             f"{utt}), more than fp16 holds: use --form codes"
         )
     return half.cpu().numpy()
-
-
-class ShardWriter:
-    """Writes shards in a thread of its own, at most one waiting."""
-
-    def __init__(self):
-        self._queue = queue.Queue(maxsize=1)
-        self._error = None
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
-
-    def _work(self):
-        while (job := self._queue.get()) is not None:
-            if self._error is None:
-                try:
-                    write_shard(*job)
-                except BaseException as e:  # handed on to the caller's thread
-                    self._error = e
-
-    def put(self, *job) -> None:
-        """Arguments of `write_shard`; raises what an earlier shard met with."""
-        if self._error is not None:
-            raise self._error
-        self._queue.put(job)
-
-    def close(self) -> None:
-        """Wait until all is written."""
-        self._queue.put(None)
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
 
 
 def extract(
@@ -136,52 +76,31 @@ def extract(
     batches = plan_batches(
         utts, round(settings.batch_seconds * SAMPLE_RATE), settings.exact
     )
-    bytes_per_frame = sum(t.bytes_per_frame for t in targets)
-    shards = plan_shards(batches, bytes_per_frame, settings.shard_bytes)
-    folder.mkdir(parents=True, exist_ok=True)
-    data = [[[u.utt, u.num_samples] for b in shard for u in b] for shard in shards]
-    data_digest = hashlib.sha256(json.dumps(data).encode()).hexdigest()
-    digest = claim_folder(folder, fingerprint, data_digest)
-    if (folder / MANIFEST).is_file():
-        logging.info("%s: finished before", folder)
-        return True
-
-    def missing() -> list[int]:
-        paths = [folder / shard_name(i) for i in range(len(shards))]
-        return [i for i, path in enumerate(paths) if not shard_is_whole(path, digest)]
-
-    todo = missing()
-    frames = sum(u.num_frames for i in todo for batch in shards[i] for u in batch)
-    check_disk(folder, int(OVERHEAD * bytes_per_frame * frames))
-    share = share_of(shards, settings.rank, settings.world_size)
-    mine = [i for i in todo if i in share]
-    if mine:
-        plan = {i: shards[i] for i in mine}
-        run(teacher, plan, folder, digest, settings, targets, codebooks)
-    if missing():
-        return False
-    write_manifest(
-        folder,
-        fingerprint,
-        targets,
-        [[(u.utt, u.num_samples, u.num_frames) for b in s for u in b] for s in shards],
+    shards = plan_shards(
+        batches, sum(t.bytes_per_frame for t in targets), settings.shard_bytes
     )
-    return True
+    data = [[[u.utt, u.num_samples] for b in shard for u in b] for shard in shards]
+    store = StoreWriter(folder, fingerprint, data, targets, shards)
+    if store.is_finished:
+        return True
+    plan = store.take_share(settings.rank, settings.world_size)
+    if plan:
+        run(teacher, store, plan, settings, codebooks)
+    return store.finish()
 
 
-def run(teacher, plan, folder, digest, settings, targets, codebooks) -> None:
+def run(teacher, store: StoreWriter, plan, settings, codebooks) -> None:
     """Compute the shards of `plan`, number -> batches, and hand them to the writer."""
     batches = [batch for shard in plan.values() for batch in shard]
     ends = []  # for each batch, the number of the shard that it completes, or None
     for number, shard in plan.items():
         ends += [None] * (len(shard) - 1) + [number]
-    writer = ShardWriter()
     rows, checked = [], False
     total = sum(u.num_samples for batch in batches for u in batch) / SAMPLE_RATE
     start = time.perf_counter()
     with (
-        contextlib.closing(writer),
-        progress(round(total), str(folder), "s of audio") as bar,
+        contextlib.closing(ShardWriter(store)) as writer,
+        progress(round(total), str(store.folder), "s of audio") as bar,
     ):
         loaded = load_batches(batches, settings.device)
         for (batch, speech), end in zip(loaded, ends, strict=True):
@@ -194,17 +113,17 @@ def run(teacher, plan, folder, digest, settings, targets, codebooks) -> None:
                 else:
                     rows.append({k: codebooks[k].encode(v) for k, v in row.items()})
             if end is not None:
-                writer.put(folder / shard_name(end), digest, targets, rows)
+                writer.put(end, rows)
                 rows = []
             bar.update(round(sum(u.num_samples for u in batch) / SAMPLE_RATE))
     seconds = time.perf_counter() - start
     logging.info(
         "%s: %.3f h of audio in %.0f s, %.1f hours an hour, %d bytes a frame",
-        folder,
+        store.folder,
         total / 3600,
         seconds,
         total / seconds,
-        sum(t.bytes_per_frame for t in targets),
+        store.bytes_per_frame,
     )
 
 
@@ -223,57 +142,3 @@ def stored_targets(teacher, codebooks) -> list[StoredTarget]:
         )
         for spec in teacher.targets
     ]
-
-
-def claim_folder(folder: Path, fingerprint: dict, data_digest: str) -> str:
-    """Refuse a folder that holds something else.
-
-    Args:
-        folder: of the store.
-        fingerprint: of what is going to be written.
-        data_digest: of the utterances and their order.
-
-    Returns:
-        Digest that every shard of this extraction carries.
-
-    Raises:
-        TargetStoreError: naming the differing field.
-    """
-    plan = {"fingerprint": fingerprint, "utterances": data_digest}
-    path = folder / "plan.json"
-    if path.is_file():
-        found = json.loads(path.read_text("utf-8"))
-        field = differing_field(fingerprint, found["fingerprint"])
-        if not field and found["utterances"] != data_digest:
-            field = "the utterances or their lengths differ"
-        if field:
-            raise TargetStoreError(
-                f"{folder} holds targets of another extraction ({field}): remove the "
-                "folder, or name another --out_dir"
-            )
-    else:
-        write_atomically(path, (json.dumps(plan, indent=1) + "\n").encode())
-    comparable = {k: v for k, v in fingerprint.items() if k != "versions"}
-    text = json.dumps([comparable, data_digest], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def check_disk(folder: Path, num_bytes: int) -> None:
-    """Refuse to begin what cannot end.
-
-    Raises:
-        DiskError: with what is needed and what is free.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < num_bytes:
-        raise DiskError(
-            f"{folder}: {num_bytes / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are "
-            "free: free some, name another --out_dir, or store fewer bytes a frame "
-            "(--form codes, --num_codebooks)"
-        )
-
-
-def use_share_of_cores(local_world_size: int) -> None:
-    """As many threads as this machine has cores for each of its processes."""
-    cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(max(1, cores // local_world_size))

@@ -1,40 +1,27 @@
 """Run a teacher transducer over transcribed audio and store its best paths."""
 
 import contextlib
-import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file
+from espnet2.tasks.asr import ASRTask
 
-from espnet_mtkd.errors import ConfigError, DataError
+from espnet_mtkd.audio import judge_faults
+from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.model import measure_frame_shift
 from espnet_mtkd.targets.embeddings import progress, read_audio
-from espnet_mtkd.targets.extract import (
-    OVERHEAD,
-    ShardWriter,
-    check_disk,
-    claim_folder,
-)
 from espnet_mtkd.targets.fingerprint import versions
-from espnet_mtkd.targets.plan import Utterance, plan_shards, share_of
-from espnet_mtkd.targets.store import (
-    MANIFEST,
-    sha256_of,
-    shard_is_whole,
-    shard_name,
-    write_manifest,
-)
+from espnet_mtkd.targets.plan import Utterance, plan_shards
+from espnet_mtkd.targets.store import sha256_of
+from espnet_mtkd.targets.writer import ShardWriter, StoreWriter
 from espnet_mtkd.transducer.kd import choose_tokens
 from espnet_mtkd.transducer.path import best_path
 from espnet_mtkd.transducer.paths import path_targets
+from espnet_mtkd.transducer.task import register
 
-MAX_SKIPPED = 0.001  # of the utterances; more than this is no accident
-NUM_NAMED = 10  # skipped utterances that a message names
 MAX_UINT16 = 65535
 WORST_SHIFT = 320  # samples: no encoder here has more frames a second
 
@@ -55,14 +42,10 @@ class TeacherTransducer:
     """
 
     def __init__(self, config: Path, model_file: Path, device: str = "cpu"):
-        from espnet_mtkd.transducer.task import MTKDASRTask, register
-
         register()
         for path in (config, model_file):
             if not path.is_file():
                 raise ConfigError(f"no such file: {path}: train the teacher first")
-        from espnet2.tasks.asr import ASRTask
-
         self.model, args = ASRTask.build_model_from_file(config, model_file, device)
         if not self.model.use_transducer_decoder:
             raise ConfigError(
@@ -70,7 +53,7 @@ class TeacherTransducer:
             )
         self.model.eval()
         self.device = device
-        self._tokenize = MTKDASRTask.build_preprocess_fn(args, train=False)
+        self._tokenize = ASRTask.build_preprocess_fn(args, train=False)
         self.frame_shift = measure_frame_shift(
             self.model.frontend, self.model.encoder, self.model.preencoder, device
         )
@@ -108,20 +91,19 @@ def find_path(logits_TUV, labels_U, blank: int, num_tokens: int):
         num_tokens: k.
 
     Returns:
-        `nodes` (N, 2 + k) uint16, `logp` (N, k) fp16, and the mean log-probability of a
-        step of the path.
+        `nodes` (N, 2 + k) uint16 and `logp` (N, k) fp16.
     """
     logp_TUV = logits_TUV.log_softmax(2).cpu()
     T, U = len(logp_TUV), len(labels_U)
     labels = torch.as_tensor(np.asarray(labels_U), dtype=torch.long)
     label_TU = logp_TUV[:, :U].gather(2, labels[None, :, None].expand(T, U, 1))[..., 0]
-    frames, positions, score = best_path(logp_TUV[..., blank], label_TU)
+    frames, positions, _ = best_path(logp_TUV[..., blank], label_TU)
     next_label = torch.cat([labels, labels.new_tensor([-1])])[positions]
     ids, logp = choose_tokens(
         logp_TUV[frames, positions], blank, next_label, num_tokens
     )
     nodes = torch.cat([frames[:, None], positions[:, None], ids], 1)
-    return nodes.numpy().astype("uint16"), logp.half().numpy(), score / len(frames)
+    return nodes.numpy().astype("uint16"), logp.half().numpy()
 
 
 def extract_paths(
@@ -164,56 +146,34 @@ def extract_paths(
     labels = {u.utt: teacher.labels(u.utt, texts[u.utt]) for u in utts}
     shards = plan_shards([[u] for u in utts], sum(t.bytes_per_frame for t in targets))
     data = [[u.utt, u.num_samples, labels[u.utt].tolist()] for u in utts]
-    folder.mkdir(parents=True, exist_ok=True)
-    digest = claim_folder(
-        folder, fingerprint, hashlib.sha256(json.dumps(data).encode()).hexdigest()
-    )
-    if (folder / MANIFEST).is_file():
-        logging.info("%s: finished before", folder)
+    store = StoreWriter(folder, fingerprint, data, targets, shards)
+    if store.is_finished:
         return True
-
-    def missing() -> list[int]:
-        paths = [folder / shard_name(i) for i in range(len(shards))]
-        return [i for i, path in enumerate(paths) if not shard_is_whole(path, digest)]
-
-    todo = set(missing())
-    bytes_per_node = sum(t.bytes_per_frame for t in targets)
-    nodes = sum(u.num_frames for i in todo for (u,) in shards[i])
-    check_disk(folder, int(OVERHEAD * bytes_per_node * nodes))
-    mine = sorted(todo & share_of(shards, rank, world_size))
-    skipped = {}
-    total = sum(len(shards[i]) for i in mine)
+    plan = store.take_share(rank, world_size)
+    faults = []
     with (
-        contextlib.closing(ShardWriter()) as writer,
-        progress(total, str(folder), "utt") as bar,
+        contextlib.closing(ShardWriter(store)) as writer,
+        progress(sum(map(len, plan.values())), str(folder), "utt") as bar,
     ):
-        for i in mine:
+        for number, shard in plan.items():
             rows = []
-            for (utt,) in shards[i]:
+            for (utt,) in shard:
                 row, fault = _row(teacher, utt, labels[utt.utt], num_tokens)
                 rows.append(row)
                 if fault:
-                    skipped[utt.utt] = fault
+                    faults.append(f"{utt.utt}: {fault}")
                 bar.update(1)
-            refuse_many(skipped, len(utts), folder)
-            writer.put(folder / shard_name(i), digest, targets, rows)
-    if skipped:
-        logging.warning("%s", _skipped_text(skipped, len(utts), folder))
-    if missing():
-        return False
-    counts = [
-        load_file(folder / shard_name(i))["num_frames"] for i in range(len(shards))
-    ]
-    write_manifest(
-        folder,
-        fingerprint,
-        targets,
-        [
-            [(u.utt, u.num_samples, int(n)) for (u,), n in zip(s, c, strict=True)]
-            for s, c in zip(shards, counts, strict=True)
-        ],
-    )
-    return True
+            text = judge_faults(
+                folder,
+                "have no path",
+                faults,
+                len(utts),
+                "take them out of the data directory",
+            )
+            writer.put(number, rows)
+    if faults:
+        logging.warning("%s", text)
+    return store.finish()
 
 
 def _row(teacher, utt: Utterance, labels, num_tokens: int):
@@ -226,30 +186,8 @@ def _row(teacher, utt: Utterance, labels, num_tokens: int):
     logits = teacher.logits(read_audio(utt), labels)
     if len(labels) > len(logits):
         return empty, f"{len(labels)} labels, but {len(logits)} frames"
-    nodes, logp, _ = find_path(logits, labels, teacher.model.blank_id, num_tokens)
+    nodes, logp = find_path(logits, labels, teacher.model.blank_id, num_tokens)
     return {"nodes": nodes, "logp": logp}, None
-
-
-def _skipped_text(skipped: dict[str, str], num_utts: int, folder: Path) -> str:
-    shown = [f"{utt}: {fault}" for utt, fault in list(skipped.items())[:NUM_NAMED]]
-    if len(skipped) > NUM_NAMED:
-        shown.append(f"... and {len(skipped) - NUM_NAMED} more")
-    return f"{folder}: {len(skipped)} of {num_utts} without a path:\n  " + "\n  ".join(
-        shown
-    )
-
-
-def refuse_many(skipped: dict[str, str], num_utts: int, folder: Path) -> None:
-    """End where too many utterances have no path.
-
-    Raises:
-        DataError: naming them.
-    """
-    if len(skipped) > MAX_SKIPPED * num_utts:
-        raise DataError(
-            f"{_skipped_text(skipped, num_utts, folder)}\nMore than {MAX_SKIPPED:.1%} "
-            "is no accident: take them out of the data directory"
-        )
 
 
 def make_utterances(lengths: dict[str, int], audios: dict[str, str], texts):

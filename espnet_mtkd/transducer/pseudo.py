@@ -10,7 +10,7 @@ import math
 import re
 from pathlib import Path
 
-from espnet_mtkd.audio import read_wav_scp
+from espnet_mtkd.audio import read_lines, read_wav_scp
 from espnet_mtkd.errors import DataError
 from espnet_mtkd.files import write_atomically
 
@@ -36,13 +36,6 @@ class PseudoLabel:
     reason: str | None
 
 
-def _read_lines(path: Path) -> dict[str, str]:
-    if not path.is_file():
-        raise DataError(f"{path}: no such file: expected what asr.sh's stage 12 writes")
-    lines = (line.partition(" ") for line in path.read_text("utf-8").splitlines())
-    return {utt: rest.strip() for utt, _, rest in lines}
-
-
 def read_pseudo_labels(decode_dir: Path, min_confidence: float) -> list[PseudoLabel]:
     """Judge the hypotheses of one data set.
 
@@ -57,7 +50,8 @@ def read_pseudo_labels(decode_dir: Path, min_confidence: float) -> list[PseudoLa
         DataError: a file is missing, or a score is no number.
     """
     texts, tokens, scores = (
-        _read_lines(decode_dir / name) for name in ("text", "token_int", "score")
+        read_lines(decode_dir / name, "what asr.sh's stage 12 writes")
+        for name in ("text", "token_int", "score")
     )
     labels = []
     for utt, text in texts.items():
@@ -93,7 +87,8 @@ def write_training_set(
     Raises:
         DataError: one utterance id in two of the directories.
     """
-    scp, text = read_wav_scp(labelled / "wav.scp"), _read_lines(labelled / "text")
+    scp = read_wav_scp(labelled / "wav.scp")
+    text = read_lines(labelled / "text", "the transcripts of the labelled set")
     rows = ["\t".join(FIELDS)]
     for data_dir, labels in unlabelled.items():
         audio = read_wav_scp(data_dir / "wav.scp")

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from espnet_mtkd.bin import mtkd_extract
 from espnet_mtkd.errors import ConfigError, DiskError, TargetStoreError
-from espnet_mtkd.targets import extract as extract_module
 from espnet_mtkd.targets import plan
+from espnet_mtkd.targets import writer as writer_module
 from espnet_mtkd.targets.embeddings import check_precision
+from espnet_mtkd.targets.extract import to_fp16
 from espnet_mtkd.targets.plan import Utterance, plan_batches, plan_shards, share_of
 from espnet_mtkd.targets.quantizer import read_codebooks
 from espnet_mtkd.targets.store import MANIFEST, TargetStore
@@ -228,9 +229,9 @@ def test_too_small_a_disk_is_said_before_anything_is_written(
     command, tmp_path, monkeypatch
 ):
     usage = shutil.disk_usage(tmp_path)._replace(free=10)
-    monkeypatch.setattr(extract_module.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(writer_module.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DiskError, match="0 MB are free"):
-        extract_module.check_disk(tmp_path, 1_000)
+        writer_module.check_disk(tmp_path, 1_000)
     with pytest.raises(SystemExit) as end:
         mtkd_extract.main(command(tmp_path, "--form", "fp16"))
     assert end.value.code == 6
@@ -240,7 +241,7 @@ def test_too_small_a_disk_is_said_before_anything_is_written(
 def test_a_disk_that_fills_up_leaves_a_store_that_resumes(
     codes, command, tmp_path, monkeypatch
 ):
-    write, calls = extract_module.write_shard, []
+    write, calls = writer_module.write_shard, []
 
     def fills_up(*job):
         calls.append(job)
@@ -248,7 +249,7 @@ def test_a_disk_that_fills_up_leaves_a_store_that_resumes(
             raise DiskError("no space left")
         write(*job)
 
-    monkeypatch.setattr(extract_module, "write_shard", fills_up)
+    monkeypatch.setattr(writer_module, "write_shard", fills_up)
     with pytest.raises(SystemExit) as end:
         mtkd_extract.main(command(tmp_path))
     assert end.value.code == 6
@@ -275,7 +276,7 @@ def test_a_teacher_that_half_precision_breaks_is_named(two_teachers, data):
     with pytest.raises(ConfigError, match="'whisper'.* use --dtype float32"):
         check_precision(teacher, batch, speech)
     with pytest.raises(ConfigError, match="more than fp16 holds"):
-        extract_module.to_fp16("whisper_l3", utt, torch.tensor([1e6]))
+        to_fp16("whisper_l3", utt, torch.tensor([1e6]))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,53 @@
+"""Which of several extracting processes this one is, and on what it runs."""
+
+import dataclasses
+import os
+
+from espnet_mtkd.errors import ConfigError
+
+
+def add_process_arguments(parser) -> None:
+    """Add the flags of `this_process` to a command line, and `--nj`."""
+    add = parser.add_argument
+    add("--ngpu", type=int, default=0, help="1: on a GPU (default: 0, the CPU)")
+    add("--rank", type=int, help="this process, from 0 (default: RANK, or 0)")
+    add("--world_size", type=int, help="processes (default: WORLD_SIZE, or 1)")
+    add("--nj", type=int, default=1, help="processes that check audio (default: 1)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Process:
+    """One of `world_size`, number `rank`, computing on `device`."""
+
+    rank: int
+    world_size: int
+    device: str
+
+
+def this_process(args) -> Process:
+    """From the command line and torchrun's environment; takes its share of the cores.
+
+    Args:
+        args: with what `add_process_arguments` added.
+
+    Raises:
+        ConfigError: a number out of range, or no GPU where one is asked for.
+    """
+    import torch  # only here: a command's --help need not wait for it
+
+    env = os.environ
+    rank = int(env.get("RANK", 0)) if args.rank is None else args.rank
+    world = (
+        int(env.get("WORLD_SIZE", 1)) if args.world_size is None else args.world_size
+    )
+    if not 0 <= rank < world:
+        raise ConfigError(f"--rank: expected 0 to {world - 1}, found {rank}")
+    if args.ngpu > 0:
+        if not torch.cuda.is_available():
+            raise ConfigError("--ngpu: no GPU is visible here: use --ngpu 0")
+        number = int(env.get("LOCAL_RANK", 0)) % torch.cuda.device_count()
+        return Process(rank, world, f"cuda:{number}")
+    # On a CPU, processes of one machine must not fight for its cores.
+    cores = len(os.sched_getaffinity(0))
+    torch.set_num_threads(max(1, cores // int(env.get("LOCAL_WORLD_SIZE", 1))))
+    return Process(rank, world, "cpu")

@@ -1,0 +1,206 @@
+"""A store while one process or several write it: claim, share, resume, merge.
+
+Which shards there are follows from data and settings alone, so every process knows
+which are its own; a shard that stands already is not written again, and whoever finds
+all shards there writes the manifest. Nobody waits for anybody, so torchrun, job arrays
+and one process after another all do.
+"""
+
+import hashlib
+import json
+import logging
+import queue
+import shutil
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors import safe_open
+
+from espnet_mtkd.errors import DiskError, TargetStoreError
+from espnet_mtkd.files import write_atomically
+from espnet_mtkd.targets.fingerprint import differing_field
+from espnet_mtkd.targets.plan import share_of
+from espnet_mtkd.targets.store import (
+    MANIFEST,
+    StoredTarget,
+    shard_is_whole,
+    shard_name,
+    write_manifest,
+    write_shard,
+)
+
+OVERHEAD = 1.05  # of the files over the targets' own bytes
+
+
+class StoreWriter:
+    """An unfinished store in a folder.
+
+    Args:
+        folder: of the store; made if it is not there.
+        fingerprint: what the targets are made with.
+        data: JSON-able: the utterances, their order, and what else the targets follow
+            from.
+        targets: what is stored of each frame.
+        shards: of `plan_shards`.
+
+    Attributes:
+        is_finished: whether the manifest stands already.
+
+    Raises:
+        TargetStoreError: the folder holds targets of another teacher or data.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        fingerprint: dict,
+        data: list,
+        targets: Sequence[StoredTarget],
+        shards: list,
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.fingerprint = folder, fingerprint
+        self.targets, self.shards = targets, shards
+        data_digest = hashlib.sha256(json.dumps(data).encode()).hexdigest()
+        self.digest = claim_folder(folder, fingerprint, data_digest)
+        self.is_finished = (folder / MANIFEST).is_file()
+        if self.is_finished:
+            logging.info("%s: finished before", folder)
+
+    @property
+    def bytes_per_frame(self) -> int:
+        """Bytes that one frame of all targets takes."""
+        return sum(t.bytes_per_frame for t in self.targets)
+
+    def path(self, number: int) -> Path:
+        """Of the shard of that number."""
+        return self.folder / shard_name(number)
+
+    def missing(self) -> list[int]:
+        """Numbers of the shards that nobody has written yet."""
+        return [
+            i
+            for i in range(len(self.shards))
+            if not shard_is_whole(self.path(i), self.digest)
+        ]
+
+    def take_share(self, rank: int, world_size: int) -> dict:
+        """This process's part of what is missing: number -> shard.
+
+        Args:
+            rank: of the process, from 0.
+            world_size: processes.
+
+        Raises:
+            DiskError: too little space for all that is missing.
+        """
+        todo = self.missing()
+        frames = sum(u.num_frames for i in todo for b in self.shards[i] for u in b)
+        check_disk(self.folder, int(OVERHEAD * self.bytes_per_frame * frames))
+        share = share_of(self.shards, rank, world_size)
+        return {i: self.shards[i] for i in todo if i in share}
+
+    def finish(self) -> bool:
+        """Write the manifest if no shard is missing; whether the store is whole."""
+        if self.missing():
+            return False
+        utts = []  # of each shard: (id, samples, frames as they were written)
+        for i, shard in enumerate(self.shards):
+            with safe_open(self.path(i), "np") as file:
+                frames = file.get_tensor("num_frames").tolist()
+            in_shard = [u for batch in shard for u in batch]
+            utts.append(
+                [
+                    (u.utt, u.num_samples, n)
+                    for u, n in zip(in_shard, frames, strict=True)
+                ]
+            )
+        write_manifest(self.folder, self.fingerprint, self.targets, utts)
+        return True
+
+
+class ShardWriter:
+    """Writes shards of a store in a thread of its own, at most one waiting."""
+
+    def __init__(self, store: StoreWriter):
+        self._store = store
+        self._queue = queue.Queue(maxsize=1)
+        self._error = None
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def _work(self):
+        store = self._store
+        while (job := self._queue.get()) is not None:
+            number, rows = job
+            if self._error is None:
+                try:
+                    write_shard(store.path(number), store.digest, store.targets, rows)
+                except BaseException as e:  # handed on to the caller's thread
+                    self._error = e
+
+    def put(self, number: int, rows: list) -> None:
+        """Write a shard, the `utts` of `write_shard`.
+
+        Raises:
+            DiskError: what an earlier shard met with.
+        """
+        if self._error is not None:
+            raise self._error
+        self._queue.put((number, rows))
+
+    def close(self) -> None:
+        """Wait until all is written; raises as `put`."""
+        self._queue.put(None)
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+
+def claim_folder(folder: Path, fingerprint: dict, data_digest: str) -> str:
+    """Refuse a folder that holds something else.
+
+    Args:
+        folder: of the store.
+        fingerprint: of what is going to be written.
+        data_digest: of the utterances and their order.
+
+    Returns:
+        Digest that every shard of this extraction carries.
+
+    Raises:
+        TargetStoreError: naming the differing field.
+    """
+    plan = {"fingerprint": fingerprint, "utterances": data_digest}
+    path = folder / "plan.json"
+    if path.is_file():
+        found = json.loads(path.read_text("utf-8"))
+        field = differing_field(fingerprint, found["fingerprint"])
+        if not field and found["utterances"] != data_digest:
+            field = "the utterances or their lengths differ"
+        if field:
+            raise TargetStoreError(
+                f"{folder} holds targets of another extraction ({field}): remove the "
+                "folder, or name another --out_dir"
+            )
+    else:
+        write_atomically(path, (json.dumps(plan, indent=1) + "\n").encode())
+    comparable = {k: v for k, v in fingerprint.items() if k != "versions"}
+    text = json.dumps([comparable, data_digest], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_disk(folder: Path, num_bytes: int) -> None:
+    """Refuse to begin what cannot end.
+
+    Raises:
+        DiskError: with what is needed and what is free.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise DiskError(
+            f"{folder}: {num_bytes / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are "
+            "free: free some, name another --out_dir, or store fewer bytes a frame "
+            "(--form codes, --num_codebooks)"
+        )
