@@ -291,15 +291,18 @@ _tokens=${token_type}
 [ "${token_type}" != bpe ] || _tokens=bpe${nbpe}
 asr_stats_dir=${expdir}/asr_stats_raw_${lang}_${_tokens}${_sp}
 # What stock ESPnet does not know runs through this package.
-asr_python=${python}
+with_plugin="${python} -m espnet_mtkd.bin.mtkd_espnet"
+train_python=${python}
+decode_python=${python}
 stats_config=${asr_config}
 if grep -q '^frontend: *mtkd_teacher' "${asr_config}"; then
     # Of stage 6 a teacher transducer needs the lengths, which are the student's.
-    asr_python="${python} -m espnet_mtkd.bin.mtkd_espnet"
+    train_python=${with_plugin}
+    decode_python=${with_plugin}
     stats_config=conf/train_asr_${encoder}_transducer.yaml
     feats_normalize=utterance_mvn
-elif [[ -n "${kd_teacher_exp}" || "${asr_args} ${finetune_args}" = *--transducer_loss* ]]; then
-    asr_python="${python} -m espnet_mtkd.bin.mtkd_espnet"
+elif [[ -n "${kd_teacher_exp}" || "${asr_args} ${head_args} ${finetune_args}" = *--transducer_loss* ]]; then
+    train_python=${with_plugin}
 fi
 : "${paths_dir:=${expdir}/mtkd_paths_$(basename "${kd_teacher_exp}")}"
 mtkd_stats_dir=${expdir}/mtkd_stats
@@ -419,12 +422,16 @@ with_count() {  # <number in all> <pattern> <log files' glob> <command ...>
 }
 
 asr() {  # <stage of asr.sh> <further options ...>
-    local number=$1
+    local number=$1 interpreter=${python}
     shift
+    case ${number} in
+        10 | 11) interpreter=${train_python} ;;
+        12) interpreter=${decode_python} ;;
+    esac
     ./asr.sh --stage "${number}" --stop_stage "${number}" \
         --ngpu "${ngpu}" --num_nodes "${num_nodes}" --nj "${nj}" \
         --inference_nj "${inference_nj}" --gpu_inference "${gpu_inference}" \
-        --dumpdir "${dumpdir}" --expdir "${expdir}" --python "${asr_python}" \
+        --dumpdir "${dumpdir}" --expdir "${expdir}" --python "${interpreter}" \
         --local_data_opts "${local_data_opts}" \
         --speed_perturb_factors "${speed_perturb_factors}" \
         --audio_format "${audio_format}" --fs "${fs}" --lang "${lang}" \
@@ -473,6 +480,8 @@ format_unlabelled() {  # <data directory> <formatted>
     awk -v fs="${fs/k/000}" -v min="${min_wav_duration}" -v max="${max_wav_duration}" \
         '$2 > fs * min && $2 < fs * max' "$2/org/utt2num_samples" > "$2/utt2num_samples"
     utils/filter_scp.pl "$2/utt2num_samples" "$2/org/wav.scp" > "$2/wav.scp"
+    echo raw > "$2/feats_type"
+    echo "${audio_format}" > "$2/audio_format"
 }
 
 check_teachers_and_audio() {
@@ -578,54 +587,49 @@ fi
 train_part() {  # <asr_exp> <initial parameters> <arguments of asr_train>
     same_settings "$1"
     with_progress "$1/train.log" asr 11 --asr_exp "$1" --asr_args "$3 --seed ${seed}" \
-        "${train_opts[@]}" ${2:+--pretrained_model "$2"}
+        --train_set "${kd_train_set}" --asr_stats_dir "${kd_stats_dir}" \
+        ${2:+--pretrained_model "$2"}
 }
 # The teacher's transcripts of the unlabelled sets, and lengths of the whole.
 label_unlabelled() {
-    local dset sets=()
-    for dset in "${_unlabelled[@]}"; do
-        sets+=("${dset##*/}")
-        # format_unlabelled leaves out what no teacher needs
-        echo raw > "${dset}/feats_type"
-        echo "${audio_format}" > "${dset}/audio_format"
-    done
-    asr 12 --asr_exp "${kd_teacher_exp}" --test_sets "${sets[*]}" \
-        --python "${python} -m espnet_mtkd.bin.mtkd_espnet" \
+    asr 12 --asr_exp "${kd_teacher_exp}" --test_sets "${_unlabelled[*]##*/}" \
+        --python "${with_plugin}" \
         --inference_asr_model "${kd_teacher_model}" --inference_tag decode_unlabelled
     # shellcheck disable=SC2086
     ${python} -m espnet_mtkd.bin.mtkd_pseudo_label --labelled "${_train}" \
-        --unlabelled "${_unlabelled[@]}" --out_dir "${dumpdir}/raw/${kd_train_set}" \
+        --unlabelled "${_unlabelled[@]}" --out_dir "${dumpdir}/raw/${kd_train_set}${_sp}" \
         --decode_dir "${kd_teacher_exp}/decode_unlabelled" ${pseudo_args}
     asr 10 --asr_config "${stats_config}" --feats_normalize global_mvn \
-        --train_set "${kd_train_set}" --asr_stats_dir "${asr_stats_dir}_pseudo"
+        --train_set "${kd_train_set}" --asr_stats_dir "${kd_stats_dir}"
     # The encoder was pre-trained on features normalised by the labelled set's statistics.
-    cp "${asr_stats_dir}/train/feats_stats.npz" "${asr_stats_dir}_pseudo/train/"
+    cp "${asr_stats_dir}/train/feats_stats.npz" "${kd_stats_dir}/train/"
 }
 extract_paths() {
     # shellcheck disable=SC2086,SC2154  # cuda_cmd is set by cmd.sh
     with_last_line "${paths_dir}/log/extract_paths.log" \
         ${cuda_cmd} --gpu "$((ngpu > 0 ? 1 : 0))" "${paths_dir}/log/extract_paths.log" \
-            env OMP_NUM_THREADS="${num_threads}" \
             ${python} -m espnet_mtkd.bin.mtkd_extract_paths --asr_exp "${kd_teacher_exp}" \
                 --model_file "${kd_teacher_model}" \
-                --data_dir "${dumpdir}/raw/${kd_train_set}" \
+                --data_dir "${dumpdir}/raw/${kd_train_set}${_sp}" \
                 --shape_dir "${mtkd_stats_dir}" --out_dir "${paths_dir}" \
                 --ngpu "$((ngpu > 0 ? 1 : 0))" ${paths_args}
 }
-kd_train_set=${train_set}${_sp}
-train_opts=()
+# What stage 11 trains on: the training set, or what pseudo-labels make of it.
+kd_train_set=${train_set}
+kd_stats_dir=${asr_stats_dir}
 if [ -n "${kd_teacher_exp}" ]; then
     student_key=${key}
     key="${data_key} $(cat "${kd_teacher_exp}/.done_train" 2>/dev/null) ${kd_teacher_model}"
     if "${pseudo_labels}"; then
-        kd_train_set=${train_set}${_sp}_pseudo_$(basename "${kd_teacher_exp}")
-        run_stage 11 "${dumpdir}/raw/${kd_train_set}/.done" \
-            "pseudo-labels: ${kd_teacher_exp}, ${unlabelled_sets} -> ${dumpdir}/raw/${kd_train_set}" \
-            "${unlabelled_sets} ${inference_args} ${pseudo_args}" label_unlabelled
-        train_opts=(--train_set "${kd_train_set}" --asr_stats_dir "${asr_stats_dir}_pseudo")
+        kd_train_set+=_pseudo_$(basename "${kd_teacher_exp}")
+        kd_stats_dir+=_pseudo_$(basename "${kd_teacher_exp}")
+        run_stage 11 "${dumpdir}/raw/${kd_train_set}${_sp}/.done" \
+            "pseudo-labels: ${kd_teacher_exp}, ${unlabelled_sets} -> ${dumpdir}/raw/${kd_train_set}${_sp}" \
+            "${unlabelled_sets} $(settings "${inference_config}") ${inference_args} ${pseudo_args}" \
+            label_unlabelled
     fi
-    run_stage 11 "${paths_dir}/.done_${kd_train_set}" \
-        "best paths: ${kd_teacher_exp}, ${dumpdir}/raw/${kd_train_set} -> ${paths_dir}" \
+    run_stage 11 "${paths_dir}/.done_${kd_train_set}${_sp}" \
+        "best paths: ${kd_teacher_exp}, ${dumpdir}/raw/${kd_train_set}${_sp} -> ${paths_dir}" \
         "${paths_args}" extract_paths
     key="${student_key} ${key}"
     asr_args+=" --path_targets_dir ${paths_dir} ${kd_args}"
