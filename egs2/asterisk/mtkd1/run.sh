@@ -10,8 +10,8 @@ log() {
     echo -e "$(date '+%Y-%m-%dT%H:%M:%S') (${fname}:${BASH_LINENO[0]}:${FUNCNAME[1]}) $*"
 }
 
-budget=default  # smoke: all stages in minutes; default: two rows; full: all rows.
-encoder=conformer # of the default and smoke rows; full has both encoders.
+budget=default  # smoke: all stages in minutes; default: two rows; ladder; full: all rows.
+encoder=         # One or several; when empty, conformer, and both with ladder and full.
 seeds=0
 languages=es,fr,it,ru # Whose prompts are the unlabelled audio.
 pretrain_epochs=60   # Epochs of stage 1.
@@ -20,17 +20,18 @@ finetune_epochs=32   # Epochs of stage 2 after that; from scratch: both, at once
 python=python3
 
 help_message=$(cat << EOF
-Usage: $0 [--budget smoke|default|full] [options of mtkd.sh]
+Usage: $0 [--budget smoke|default|ladder|full] [options of mtkd.sh]
 
   smoke    both rows with 1 epoch a training: proves that all stages run (10 min)
   default  from scratch, two teachers (less than an hour on two cores)
-  full     and one row for each teacher alone, one with stored targets, and the ladder:
-           two teachers, with path distillation from a teacher transducer, with two hours
-           of unlabelled audio in stage 1, with its pseudo-labels in stage 2; both encoders
+  ladder   from scratch; two teachers; with path distillation from a teacher transducer;
+           with two hours of unlabelled audio in stage 1; with its pseudo-labels in stage 2
+  full     the ladder, and one row for each teacher alone and one with live teachers
 
 Options:
     --budget  # Which rows, how long (default="${budget}").
-    --encoder # conformer or contextual_block_conformer (default="${encoder}").
+    --encoder # conformer, contextual_block_conformer or "both names"; by default conformer,
+              # and both with ladder and full.
     --seeds   # Random seeds, e.g. "0 1 2": every row once for each (default="${seeds}").
     --pretrain_epochs # Epochs of stage 1 (default="${pretrain_epochs}").
     --head_epochs     # Epochs of stage 2 in which the pre-trained encoder is frozen
@@ -67,9 +68,16 @@ for name in pretrain_epochs head_epochs finetune_epochs; do
     esac
 done
 case ${budget} in
-    smoke | default | full) ;;
-    *) log "Error: --budget: expected smoke, default or full, found '${budget}'"; exit 2 ;;
+    smoke | default) encoder=${encoder:-conformer} ;;
+    ladder | full) encoder=${encoder:-conformer contextual_block_conformer} ;;
+    *) log "Error: --budget: expected smoke, default, ladder or full, found '${budget}'"; exit 2 ;;
 esac
+for e in ${encoder}; do
+    case ${e} in
+        conformer | contextual_block_conformer) ;;
+        *) log "Error: --encoder: expected conformer or contextual_block_conformer, found '${e}'"; exit 2 ;;
+    esac
+done
 
 if "${help}"; then
     echo "${help_message}"
@@ -138,32 +146,34 @@ teachers_file() {
     if [ "$1" = scratch ]; then echo none; else echo "conf/$1.yaml"; fi
 }
 
-encoders=${encoder}
-if [ "${budget}" = full ]; then
-    encoders="conformer contextual_block_conformer"
+ladder=false
+if [ "${budget}" = ladder ] || [ "${budget}" = full ]; then
+    ladder=true
     local/data.sh --stage 3 --unlabelled "${languages}" --python "${python}"
     log "======== teacher transducer: Whisper base ========"
     ./mtkd.sh "${common[@]}" --teachers none --asr_tag teacher_whisper_base \
         --asr_config conf/train_teacher_transducer.yaml "${options[@]}"
     rows+=("teacher: Whisper base, fine-tuned=${expdir}/asr_teacher_whisper_base")
 fi
-unlabelled=(--unlabelled_sets "$(printf 'data/%s ' ${languages//,/ })")
+stored=(--teacher_mode cached)
 kd=(--kd_teacher_exp "${expdir}/asr_teacher_whisper_base")
-for e in ${encoders}; do
+unlabelled=(--unlabelled_sets "$(printf 'data/%s ' ${languages//,/ })")
+for e in ${encoder}; do
     row "${e}" "from scratch" scratch
     if [ "${budget}" = full ]; then
-        row "${e}" "Whisper tiny.en" teacher_whisper_tiny_en
-        row "${e}" "Whisper base" teacher_whisper_base
+        row "${e}" "Whisper tiny.en" teacher_whisper_tiny_en "" "" "${stored[@]}"
+        row "${e}" "Whisper base" teacher_whisper_base "" "" "${stored[@]}"
     fi
-    row "${e}" "two teachers" teachers
-    if [ "${budget}" = full ]; then
-        row "${e}" "two teachers, stored targets" teachers _stored _stored \
-            --teacher_mode cached
-        row "${e}" "+ path KD" teachers _kd "" "${kd[@]}"
-        row "${e}" "+ path KD, unlabelled audio" teachers _kd_unlabelled _unlabelled \
-            "${kd[@]}" "${unlabelled[@]}"
-        row "${e}" "+ path KD, unlabelled audio, pseudo-labels" teachers _kd_pseudo \
-            _unlabelled "${kd[@]}" "${unlabelled[@]}" --pseudo_labels true
+    if [ "${budget}" != ladder ]; then
+        row "${e}" "two teachers, live" teachers
+    fi
+    if "${ladder}"; then
+        row "${e}" "two teachers" teachers _stored _stored "${stored[@]}"
+        row "${e}" "+ path KD" teachers _kd _stored "${stored[@]}" "${kd[@]}"
+        row "${e}" "+ unlabelled audio" teachers _unlabelled _unlabelled \
+            "${stored[@]}" "${kd[@]}" "${unlabelled[@]}"
+        row "${e}" "+ pseudo-labels" teachers _pseudo _unlabelled \
+            "${stored[@]}" "${kd[@]}" "${unlabelled[@]}" --pseudo_labels true
     fi
 done
 
