@@ -204,9 +204,14 @@ def test_help_of_mtkd_sh_names_every_option_with_its_default(recipe):
         (
             "./run.sh --budget tiny",
             (2,),
-            "expected smoke, default or full, found 'tiny'",
+            "expected smoke, default, ladder or full, found 'tiny'",
         ),
         ("./run.sh --budget", (2,), "--budget needs a value"),
+        ("./ladder.sh --encoder conformer", (2,), "the ladder's option is --encoders"),
+        ("./ladder.sh --encoders lstm", (2,), "found 'lstm'"),
+        ("./ladder.sh --rows best", (2,), "found 'best'"),
+        ("./ladder.sh --rows unlabelled", (2,), "needs --unlabelled_sets"),
+        ("./ladder.sh --head_epochs 0", (2,), "expected a number above 0, found '0'"),
     ],
 )
 def test_a_wrong_command_line_of_the_recipe_names_the_fault(
@@ -220,7 +225,7 @@ def test_a_wrong_command_line_of_the_recipe_names_the_fault(
 def test_help_of_run_sh_goes_on_with_that_of_mtkd_sh(recipe):
     result = run(recipe, "./run.sh", "--help")
     assert result.returncode == 0
-    for part in ("--budget", "smoke", "full", "--train_config"):
+    for part in ("--budget", "smoke", "full", "--rows", "--train_config"):
         assert part in result.stdout
 
 

@@ -178,7 +178,7 @@ def claim_folder(folder: Path, fingerprint: dict, data_digest: str) -> str:
         found = json.loads(path.read_text("utf-8"))
         field = differing_field(fingerprint, found["fingerprint"])
         if not field and found["utterances"] != data_digest:
-            field = "the utterances or their lengths differ"
+            field = "the utterances, their lengths or the division into shards differ"
         if field:
             raise TargetStoreError(
                 f"{folder} holds targets of another extraction ({field}): remove the "

@@ -11,7 +11,7 @@ Usage: $0 <target-dir>
   e.g. $0 egs2/asterisk/mtkd1
 
 Links ESPnet's asr.sh, utils, steps, scripts, pyscripts, path.sh, cmd.sh and db.sh, and
-this project's mtkd.sh, into <target-dir>. A file of your own (a changed cmd.sh, say) is
+this project's mtkd.sh and ladder.sh, into <target-dir>. A file of your own (a changed cmd.sh, say) is
 left as it is. ESPnet is found as tools/setup.sh found it (ESPNET_ROOT, or its own copy).
 EOF
 )
@@ -49,4 +49,5 @@ for name in asr.sh path.sh cmd.sh db.sh utils steps scripts pyscripts; do
     link "${asr1}/${name}" "${dir}/${name}"
 done
 link ../../TEMPLATE/mtkd1/mtkd.sh "${dir}/mtkd.sh"
+link ../../TEMPLATE/mtkd1/ladder.sh "${dir}/ladder.sh"
 link ../../../TEMPLATE/mtkd1/local/path.sh "${dir}/local/path.sh"

@@ -1,0 +1,184 @@
+#!/usr/bin/env bash
+# The ladder of results: mtkd.sh once for every row, encoder and seed, then RESULTS.md.
+set -e
+set -u
+set -o pipefail
+
+log() {
+    local fname=${BASH_SOURCE[1]##*/}
+    echo -e "$(date '+%Y-%m-%dT%H:%M:%S') (${fname}:${BASH_LINENO[0]}:${FUNCNAME[1]}) $*"
+}
+fail() {
+    log "Error: $*"
+    exit 2
+}
+
+rows="scratch teachers kd" # See below.
+encoders="conformer contextual_block_conformer"
+seeds=0               # Random seeds, e.g. "0 1 2": every row once for each.
+teachers=conf/teachers.yaml # Teachers of all rows but scratch and single.
+single_teachers=      # YAML files of one teacher each, for the row single.
+kd_teacher_config=conf/train_teacher_transducer.yaml # Config of the teacher transducer.
+kd_teacher_tag=teacher # Its experiment is <expdir>/asr_<tag>.
+unlabelled_sets=      # Data directories without text, for the rows unlabelled and pseudo.
+pretrain_epochs=60    # Epochs of stage 1.
+head_epochs=8         # Epochs of stage 2 with the pre-trained encoder frozen.
+finetune_epochs=32    # Epochs of stage 2 after that; from scratch: both, at once.
+head_lr=0.003         # Learning rate of the former,
+finetune_lr=0.0005    # and of the latter.
+expdir=exp            # Directory of the experiments and of RESULTS.md.
+python=python3        # Python to execute espnet commands.
+note=                 # A sentence below the table of results.
+command=              # That the results were made by.
+
+help_message=$(cat << EOT
+Usage: $0 [options] [options of mtkd.sh, for every row]
+
+Rows, each of them one student more for every encoder and seed:
+    scratch     no teacher: the measure of all others
+    single      each teacher of --single_teachers alone, stored targets
+    live        all teachers, run during training
+    teachers    all teachers, stored targets
+    kd          + path distillation from the teacher transducer
+    unlabelled  + unlabelled audio in stage 1
+    pseudo      + its pseudo-labels, by the teacher transducer, in stage 2
+
+Options:
+    --rows     # Which, in this order (default="${rows}").
+    --encoders # (default="${encoders}")
+    --seeds    # Random seeds, e.g. "0 1 2": every row once for each (default="${seeds}").
+    --teachers # Teachers of all rows but scratch and single (default="${teachers}").
+    --single_teachers   # YAML files of one teacher each (default="${single_teachers}").
+    --kd_teacher_config # Config of the teacher transducer (default="${kd_teacher_config}").
+    --kd_teacher_tag    # Its experiment is <expdir>/asr_<tag> (default="${kd_teacher_tag}").
+    --unlabelled_sets   # Data directories without text (default="${unlabelled_sets}").
+    --pretrain_epochs # Epochs of stage 1 (default="${pretrain_epochs}").
+    --head_epochs     # Epochs of stage 2 in which the pre-trained encoder is frozen
+                      # (default="${head_epochs}").
+    --finetune_epochs # Epochs of stage 2 after that (default="${finetune_epochs}"). From
+                      # scratch stage 2 has as many epochs as both together.
+    --head_lr     # Learning rate with the frozen encoder (default="${head_lr}").
+    --finetune_lr # Learning rate after that (default="${finetune_lr}").
+    --expdir      # Directory of the experiments and of RESULTS.md (default="${expdir}").
+    --python      # Python to execute espnet commands (default="${python}").
+    --note        # A sentence below the table of results.
+    --command     # That the results were made by, to stand in RESULTS.md.
+EOT
+)
+
+options=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        --rows | --encoders | --seeds | --teachers | --single_teachers \
+            | --kd_teacher_config | --kd_teacher_tag | --unlabelled_sets \
+            | --pretrain_epochs | --head_epochs | --finetune_epochs \
+            | --head_lr | --finetune_lr | --expdir | --python | --note | --command)
+            [ $# -gt 1 ] || fail "$1 needs a value"
+            printf -v "${1#--}" %s "$2"
+            shift 2
+            ;;
+        --help | -h) echo "${help_message}"; exit 0 ;;
+        --encoder | --seed) fail "$1: the ladder's option is $1s" ;;
+        --mtkd_tag | --mtkd_exp | --asr_tag | --asr_exp)
+            fail "$1: the ladder names its experiments itself" ;;
+        *) options+=("$1"); shift ;;
+    esac
+done
+for name in pretrain_epochs head_epochs finetune_epochs; do
+    case ${!name} in
+        '' | 0 | *[!0-9]*) fail "--${name}: expected a number above 0, found '${!name}'" ;;
+    esac
+done
+for e in ${encoders}; do
+    case ${e} in
+        conformer | contextual_block_conformer) ;;
+        *) fail "--encoders: expected conformer or contextual_block_conformer, found '${e}'" ;;
+    esac
+done
+needs_teacher=false
+for name in ${rows}; do
+    case ${name} in
+        scratch | live | teachers) ;;
+        single) [ -n "${single_teachers}" ] || fail "the row single needs --single_teachers" ;;
+        kd) needs_teacher=true ;;
+        unlabelled | pseudo)
+            needs_teacher=true
+            [ -n "${unlabelled_sets}" ] || fail "the row ${name} needs --unlabelled_sets" ;;
+        *) fail "--rows: expected scratch, single, live, teachers, kd, unlabelled, pseudo;" \
+            "found '${name}'" ;;
+    esac
+done
+
+scratch=(--teachers none --asr_args "--max_epoch $((head_epochs + finetune_epochs))")
+taught=(
+    --mtkd_args "--max_epoch ${pretrain_epochs}"
+    --head_args "--max_epoch ${head_epochs} --optim_conf lr=${head_lr} --scheduler_conf warmup_steps=50"
+    --finetune_args "--max_epoch ${finetune_epochs} --optim_conf lr=${finetune_lr} --scheduler_conf warmup_steps=100"
+)
+stored=(--teachers "${teachers}" --teacher_mode cached)
+kd=(--kd_teacher_exp "${expdir}/asr_${kd_teacher_tag}")
+unlabelled=(--unlabelled_sets "${unlabelled_sets}")
+
+trained=()
+# <encoder> <title> <tag of stage 2> <tag of stage 1> <options ...>
+row() {
+    local e=$1 title=$2 tag=$3 mtkd_tag=$4 seed end
+    shift 4
+    for seed in ${seeds}; do
+        log "======== ${e}: ${title}, seed ${seed} ========"
+        end=
+        [ "${seed}" = 0 ] || end=_seed${seed}
+        ./mtkd.sh --expdir "${expdir}" --python "${python}" "$@" \
+            --encoder "${e}" --seed "${seed}" \
+            --mtkd_tag "${e}_${mtkd_tag}${end}" --asr_tag "${e}_${tag}${end}" \
+            "${options[@]}"
+        trained+=("${e}: ${title}=${expdir}/asr_${e}_${tag}${end}")
+    done
+}
+
+if "${needs_teacher}"; then
+    log "======== teacher transducer ========"
+    ./mtkd.sh --expdir "${expdir}" --python "${python}" --teachers none \
+        --asr_config "${kd_teacher_config}" --asr_tag "${kd_teacher_tag}" "${options[@]}"
+    trained+=("teacher: teacher transducer=${expdir}/asr_${kd_teacher_tag}")
+fi
+all=$(basename "${teachers}" .yaml)
+for e in ${encoders}; do
+    for name in ${rows}; do
+        case ${name} in
+            scratch) row "${e}" "from scratch" scratch none "${scratch[@]}" ;;
+            single)
+                for file in ${single_teachers}; do
+                    one=$(basename "${file}" .yaml)
+                    row "${e}" "${one#teacher_} alone" "${one}" "${one}" \
+                        "${taught[@]}" --teachers "${file}" --teacher_mode cached
+                done ;;
+            live)
+                row "${e}" "all teachers, live" "${all}" "${all}" \
+                    "${taught[@]}" --teachers "${teachers}" ;;
+            teachers)
+                row "${e}" "all teachers" "${all}_stored" "${all}_stored" \
+                    "${taught[@]}" "${stored[@]}" ;;
+            kd)
+                row "${e}" "+ path KD" "${all}_kd" "${all}_stored" \
+                    "${taught[@]}" "${stored[@]}" "${kd[@]}" ;;
+            unlabelled)
+                row "${e}" "+ unlabelled audio" "${all}_unlabelled" "${all}_unlabelled" \
+                    "${taught[@]}" "${stored[@]}" "${kd[@]}" "${unlabelled[@]}" ;;
+            pseudo)
+                row "${e}" "+ pseudo-labels" "${all}_pseudo" "${all}_unlabelled" \
+                    "${taught[@]}" "${stored[@]}" "${kd[@]}" "${unlabelled[@]}" \
+                    --pseudo_labels true ;;
+        esac
+    done
+done
+
+for row in "${trained[@]}"; do
+    if [ ! -f "${row#*=}/.done_score" ]; then
+        log "No RESULTS.md yet: ${row#*=} is not scored (stage 13)"
+        exit 0
+    fi
+done
+scripts/utils/show_asr_result.sh "${expdir}" > "${expdir}/results_espnet.md"
+${python} -m espnet_mtkd.bin.mtkd_report --expdir "${expdir}" --rows "${trained[@]}" \
+    --espnet_results "${expdir}/results_espnet.md" --note "${note}" --command "${command}"
