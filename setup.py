@@ -35,6 +35,7 @@ setup(
         "transformers",
         "faiss-cpu",
         "filelock",
+        "huggingface_hub>=1.0",
         "numpy>=2",
         "PyYAML",
         "safetensors",

@@ -273,9 +273,10 @@ make_venv() {
         --disable-pip-version-check --retries 2 "${uv}" \
         || fail "${uv} cannot be installed"
     hand_pip_settings_to_uv
+    # --no-deps: the lock is whole, and espnet_model_zoo would bring another ESPnet.
     run_step 150 "packages of tools/requirements.txt, 3 GB to download" \
         "${venv}/bin/uv" pip install --no-progress --python "${venv}/bin/python" \
-        --compile-bytecode -r "${tools}/requirements.txt" \
+        --no-deps --compile-bytecode -r "${tools}/requirements.txt" \
         || fail "the packages of tools/requirements.txt cannot be installed"
     venv_stamp "${venv_python}" > "${venv}/.complete"
 }
