@@ -11,8 +11,9 @@ import soundfile
 import torch
 import yaml
 
+from espnet_mtkd.build import build_student
 from espnet_mtkd.errors import ConfigError
-from espnet_mtkd.task import build_student, read_student_config
+from espnet_mtkd.task import read_student_config
 
 NUM_NAMED = 5  # keys that a message names
 

@@ -4,27 +4,21 @@ import argparse
 import logging
 from pathlib import Path
 
-import torch
 import yaml
-from espnet2.asr.encoder.abs_encoder import AbsEncoder
-from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
-from espnet2.asr.encoder.contextual_block_conformer_encoder import (
-    ContextualBlockConformerEncoder,
-)
-from espnet2.asr.frontend.abs_frontend import AbsFrontend
-from espnet2.asr.frontend.default import DefaultFrontend
-from espnet2.asr.specaug.abs_specaug import AbsSpecAug
-from espnet2.asr.specaug.specaug import SpecAug
-from espnet2.layers.abs_normalize import AbsNormalize
-from espnet2.layers.global_mvn import GlobalMVN
-from espnet2.layers.utterance_mvn import UtteranceMVN
 from espnet2.tasks.abs_task import AbsTask
 from espnet2.torch_utils.initialize import initialize
-from espnet2.train.class_choices import ClassChoices
 from espnet2.train.collate_fn import CommonCollateFn
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str_or_none
 
+from espnet_mtkd.build import (
+    build_student,
+    construct,
+    encoder_choices,
+    frontend_choices,
+    normalize_choices,
+    specaug_choices,
+)
 from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.losses import CodebookLoss, EmbeddingLoss
 from espnet_mtkd.mixing import MixedIterFactory
@@ -34,36 +28,6 @@ from espnet_mtkd.teachers.cached import CachedTeacher
 from espnet_mtkd.teachers.memory import TargetMemory
 from espnet_mtkd.teachers.s3prl import TeacherPool
 from espnet_mtkd.trainer import MTKDTrainer
-
-frontend_choices = ClassChoices(
-    "frontend",
-    classes=dict(default=DefaultFrontend),
-    type_check=AbsFrontend,
-    default="default",
-)
-specaug_choices = ClassChoices(
-    "specaug",
-    classes=dict(specaug=SpecAug),
-    type_check=AbsSpecAug,
-    default=None,
-    optional=True,
-)
-normalize_choices = ClassChoices(
-    "normalize",
-    classes=dict(global_mvn=GlobalMVN, utterance_mvn=UtteranceMVN),
-    type_check=AbsNormalize,
-    default="utterance_mvn",
-    optional=True,
-)
-encoder_choices = ClassChoices(
-    "encoder",
-    classes=dict(
-        conformer=ConformerEncoder,
-        contextual_block_conformer=ContextualBlockConformerEncoder,
-    ),
-    type_check=AbsEncoder,
-    default="conformer",
-)
 
 
 class MTKDTask(AbsTask):
@@ -255,7 +219,7 @@ class MTKDTask(AbsTask):
             teachers=teachers,
             loss=CodebookLoss()
             if as_codes
-            else _build("loss_conf", EmbeddingLoss, args.loss_conf),
+            else construct("loss_conf", EmbeddingLoss, args.loss_conf),
             align=args.align,
             target_delay=args.target_delay,
         )
@@ -336,37 +300,3 @@ def check_config(args: argparse.Namespace) -> None:
         raise ConfigError(
             f"--unlabelled_ratio: expected above 0, found {args.unlabelled_ratio}"
         )
-
-
-def build_student(args: argparse.Namespace):
-    """Frontend, SpecAugment, normalisation and encoder from ESPnet's arguments.
-
-    Args:
-        args: with `frontend`, `frontend_conf`, `specaug`, ... as ESPnet names them.
-
-    Returns:
-        (frontend, specaug or None, normalize or None, encoder).
-
-    Raises:
-        ConfigError: a key that the class does not have.
-    """
-
-    def build(choices, **extra):
-        name = getattr(args, choices.name)
-        if name is None:
-            return None
-        conf = getattr(args, f"{choices.name}_conf")
-        return _build(f"{choices.name}_conf", choices.get_class(name), conf, **extra)
-
-    frontend = build(frontend_choices)
-    specaug = build(specaug_choices)
-    normalize = build(normalize_choices)
-    encoder = build(encoder_choices, input_size=frontend.output_size())
-    return frontend, specaug, normalize, encoder
-
-
-def _build(where: str, factory, conf: dict, **extra) -> torch.nn.Module:
-    try:
-        return factory(**extra, **conf)
-    except (TypeError, ValueError, OSError) as e:  # an unknown key, a value, a file
-        raise ConfigError(f"{where}: {e}") from e

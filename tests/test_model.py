@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from espnet_mtkd.build import build_student
 from espnet_mtkd.errors import DataError
 from espnet_mtkd.losses import EmbeddingLoss
 from espnet_mtkd.model import (
@@ -14,7 +15,6 @@ from espnet_mtkd.model import (
     describe_latency,
     measure_frame_shift,
 )
-from espnet_mtkd.task import build_student
 from espnet_mtkd.teachers.base import parse_teachers
 from espnet_mtkd.teachers.s3prl import TeacherPool
 
