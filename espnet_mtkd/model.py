@@ -90,8 +90,9 @@ class ESPnetMTKDModel(AbsESPnetModel):
                 labelled and unlabelled batches are mixed, are used; the rest is not.
 
         Returns:
-            Scalar loss, statistics, and the batch size as weight, as ESPnet's trainer
-            expects them.
+            Scalar loss, statistics, and their weight, as ESPnet's trainer expects them.
+            The loss is a mean over frames, so the weight is the number of frames (the
+            targets' mean): then the mean over processes is that over all frames.
 
         Raises:
             DataError: teacher and student frames do not belong together.
@@ -101,7 +102,7 @@ class ESPnetMTKDModel(AbsESPnetModel):
         targets = self.teachers(speech, speech_lengths, utt_ids)
         h_BTD, h_lengths = self.encode(speech, speech_lengths)
 
-        loss, stats = 0.0, {}
+        loss, stats, num_frames = 0.0, {}, 0
         total_weight = sum(spec.weight for spec in self.teachers.targets)
         for spec in self.teachers.targets:
             aligner = self.aligners[spec.name]
@@ -116,6 +117,7 @@ class ESPnetMTKDModel(AbsESPnetModel):
             target_BTRE = target_BTRE[:, : predicted_BTRE.size(1)]
             part, parts = self.loss(predicted_BTRE, target_BTRE, lengths)
             loss = loss + spec.weight / total_weight * part
+            num_frames = num_frames + lengths.clamp(max=predicted_BTRE.size(1)).sum()
             stats[f"loss_{spec.name}"] = part.detach()
             statistic = self.loss.statistic
             stats[f"{statistic}_{spec.name}"] = parts[statistic]
@@ -125,7 +127,8 @@ class ESPnetMTKDModel(AbsESPnetModel):
             unlabelled = bool(kwargs["is_unlabelled"])
             stats["loss_labelled"] = None if unlabelled else stats["loss"]
             stats["loss_unlabelled"] = stats["loss"] if unlabelled else None
-        return force_gatherable((loss, stats, speech.size(0)), loss.device)
+        weight = (num_frames / len(self.teachers.targets)).clamp(min=1.0)
+        return force_gatherable((loss, stats, weight), loss.device)
 
     def encode(self, speech, speech_lengths):
         """Waveforms (B, N), (B,) -> encoder output (B, T, D), (B,).

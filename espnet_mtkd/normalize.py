@@ -43,12 +43,19 @@ class Standardizer(nn.Module):
 
     @torch.no_grad()
     def fit(self) -> None:
-        """Set the statistics from the sample.
+        """Set the statistics from the sample, that of all processes where there are more.
 
         Raises:
             ValueError: fewer than two frames were observed.
         """
-        n, total, squares = self._sums or (0, 0, 0)
+        device, dim = self.mean.device, len(self.mean)
+        sums = torch.zeros(1 + 2 * dim, dtype=torch.double, device=device)
+        if self._sums is not None:
+            num_frames, total, squares = self._sums
+            sums = torch.cat([total.new_tensor([num_frames]), total, squares])
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(sums)
+        n, total, squares = int(sums[0]), sums[1 : 1 + dim], sums[1 + dim :]
         if n < 2:
             raise ValueError(f"expected a sample of at least 2 frames, found {n}")
         mean = total / n

@@ -1,0 +1,118 @@
+"""Stage 1 by two processes (gloo, CPU) against one, on the same global batches.
+
+BatchNorm sees its own process's half alone, in ESPnet as everywhere, so the encoder
+here has no convolution modules; all utterances have one length, so that a half is
+padded as the whole is.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+
+import builders
+import pytest
+import soundfile
+import torch
+
+NUM_UTTS = 12
+BATCH_SIZE = 5  # batches of 5, 5 and 2: halves of 3 and 2, and of 1 and 1
+TOLERANCE = 1e-5
+
+
+def write_data(folder, num_utts, seed):
+    folder.mkdir(parents=True)
+    scp, shape = [], []
+    for i in range(num_utts):
+        samples = builders.speech_like(1.0, seed * 100 + i)
+        soundfile.write(folder / f"u{i}.wav", samples, builders.SAMPLE_RATE)
+        scp.append(f"u{i:02d} {folder}/u{i}.wav\n")
+        shape.append(f"u{i:02d} {len(samples)}\n")
+    (folder / "wav.scp").write_text("".join(scp))
+    (folder / "speech_shape").write_text("".join(shape))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory, two_teachers):
+    folder = tmp_path_factory.mktemp("distributed")
+    train = write_data(folder / "train", NUM_UTTS, 1)
+    valid = write_data(folder / "valid", 4, 2)
+    asr = builders.asr_config("conformer")
+    asr["encoder_conf"] = dict(
+        asr["encoder_conf"],
+        use_cnn_module=False,
+        dropout_rate=0.0,
+        positional_dropout_rate=0.0,
+        attention_dropout_rate=0.0,
+    )
+    asr.pop("specaug", None)
+    asr.pop("specaug_conf", None)
+    config = builders.mtkd_config(
+        max_epoch=1,
+        batch_type="sorted",
+        batch_size=BATCH_SIZE,
+        optim="sgd",
+        optim_conf=dict(lr=0.5),
+    )
+    for name in ("batch_bins", "scheduler", "scheduler_conf"):
+        config.pop(name, None)
+    scp = "wav.scp,speech,sound"
+    return [
+        *(sys.executable, "-m", "espnet_mtkd.bin.mtkd_train"),
+        *("--config", builders.write_yaml(folder / "train_mtkd.yaml", config)),
+        *("--student_config", builders.write_yaml(folder / "train_asr.yaml", asr)),
+        *("--teachers", two_teachers),
+        *("--train_data_path_and_name_and_type", f"{train}/{scp}"),
+        *("--valid_data_path_and_name_and_type", f"{valid}/{scp}"),
+        *("--train_shape_file", train / "speech_shape"),
+        *("--valid_shape_file", valid / "speech_shape"),
+        *("--ngpu", "0"),
+    ]
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+def run(command, exp, world_size):
+    """Final parameters and buffers, statistics of the epoch, the first one's log."""
+    port = free_port()
+    jobs = []
+    for rank in range(world_size):
+        extra = ["--output_dir", exp]
+        if world_size > 1:
+            extra += [
+                *("--dist_backend", "gloo", "--multiprocessing_distributed", "false"),
+                *("--dist_world_size", world_size, "--dist_rank", rank),
+                *("--dist_master_addr", "localhost", "--dist_master_port", port),
+            ]
+        jobs.append(
+            subprocess.Popen(
+                [str(x) for x in [*command, *extra]],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+        )
+    logs = [job.communicate(timeout=240)[0] for job in jobs]
+    assert [job.returncode for job in jobs] == [0] * world_size, logs[-1][-3000:]
+    state = torch.load(exp / "1epoch.pth", weights_only=True)
+    checkpoint = torch.load(exp / "checkpoint.pth", weights_only=False)
+    return state, checkpoint["reporter"]["stats"][1], logs[0]
+
+
+def test_two_processes_update_as_one_does(command, tmp_path):
+    one, one_stats, _ = run(command, tmp_path / "one", 1)
+    two, two_stats, log = run(command, tmp_path / "two", 2)
+    assert "0/2]" in log  # ESPnet's rank and number of processes
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        assert torch.allclose(value, two[name], rtol=TOLERANCE, atol=TOLERANCE), name
+    for phase in ("train", "valid"):
+        for name in ("loss", "loss_whisper_l3", "loss_hubert_l1", "loss_hubert_l4"):
+            expected = pytest.approx(one_stats[phase][name], rel=TOLERANCE)
+            assert two_stats[phase][name] == expected, (phase, name)
