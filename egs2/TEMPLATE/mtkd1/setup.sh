@@ -10,9 +10,11 @@ help_message=$(cat << EOF
 Usage: $0 <target-dir>
   e.g. $0 egs2/asterisk/mtkd1
 
-Links ESPnet's asr.sh, utils, steps, scripts, pyscripts, path.sh, cmd.sh and db.sh, and
-this project's mtkd.sh and ladder.sh, into <target-dir>. A file of your own (a changed cmd.sh, say) is
-left as it is. ESPnet is found as tools/setup.sh found it (ESPNET_ROOT, or its own copy).
+Links ESPnet's asr.sh, utils, steps, scripts, pyscripts, path.sh, cmd.sh, db.sh and the
+scheduler's conf/*.conf, and this project's mtkd.sh and ladder.sh, into <target-dir>. A
+file of your own (a changed cmd.sh, say) is left as it is. ESPnet is the one that
+tools/setup.sh found (ESPNET_ROOT, or its own copy); or, where egs2/TEMPLATE/mtkd1 and
+the recipe were copied into an ESPnet checkout, that one.
 EOF
 )
 if [ $# -ne 1 ] || [ "$1" = --help ]; then
@@ -25,13 +27,17 @@ fi
 dir=$1
 template=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "${template}/../../.." && pwd)
-if [ ! -f "${root}/tools/env.sh" ]; then
-    log "Error: ${root}/tools/env.sh is missing: run ${root}/tools/setup.sh"
+if [ -f "${template}/../asr1/asr.sh" ]; then  # inside an ESPnet checkout
+    asr1=../../TEMPLATE/asr1
+elif [ -f "${root}/tools/env.sh" ]; then
+    # shellcheck source=/dev/null
+    . "${root}/tools/env.sh"
+    asr1=${ESPNET_ROOT}/egs2/TEMPLATE/asr1
+else
+    log "Error: neither ${root}/tools/env.sh (run ${root}/tools/setup.sh) nor" \
+        "${root}/egs2/TEMPLATE/asr1 (of an ESPnet checkout) is there"
     exit 2
 fi
-# shellcheck source=/dev/null
-. "${root}/tools/env.sh"
-asr1=${ESPNET_ROOT}/egs2/TEMPLATE/asr1
 
 mkdir -p "${dir}/conf" "${dir}/local"
 link() {
@@ -47,6 +53,12 @@ link() {
 # (links are made anew each time: ESPNET_ROOT may have changed)
 for name in asr.sh path.sh cmd.sh db.sh utils steps scripts pyscripts; do
     link "${asr1}/${name}" "${dir}/${name}"
+done
+for name in pbs queue slurm; do
+    case ${asr1} in
+        /*) link "${asr1}/conf/${name}.conf" "${dir}/conf/${name}.conf" ;;
+        *) link "../${asr1}/conf/${name}.conf" "${dir}/conf/${name}.conf" ;;
+    esac
 done
 link ../../TEMPLATE/mtkd1/mtkd.sh "${dir}/mtkd.sh"
 link ../../TEMPLATE/mtkd1/ladder.sh "${dir}/ladder.sh"

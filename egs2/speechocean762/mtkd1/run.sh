@@ -64,7 +64,8 @@ if "${help}"; then
     exit 0
 fi
 
-"${root}/tools/setup.sh"
+# (inside an ESPnet checkout its own environment is used)
+[ ! -x "${root}/tools/setup.sh" ] || "${root}/tools/setup.sh"
 "${root}/egs2/TEMPLATE/mtkd1/setup.sh" .
 # shellcheck source=/dev/null
 . ./path.sh
