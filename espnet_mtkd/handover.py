@@ -14,36 +14,7 @@ import yaml
 from espnet_mtkd.build import build_student
 from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.task import read_student_config
-
-NUM_NAMED = 5  # keys that a message names
-
-
-def compare_keys(state: dict, expected: dict) -> list[str]:
-    """What stands between two state dicts, as lines for a message.
-
-    Args:
-        state: name -> tensor, of the checkpoint.
-        expected: name -> tensor, of the model that takes it over.
-
-    Returns:
-        One line for missing, unexpected and differently shaped keys each, where there
-        are any; the first five keys are named.
-    """
-    kinds = {
-        "missing": sorted(set(expected) - set(state)),
-        "unexpected": sorted(set(state) - set(expected)),
-        "of another shape": sorted(
-            f"{k} ({tuple(state[k].shape)}, expected {tuple(expected[k].shape)})"
-            for k in set(state) & set(expected)
-            if state[k].shape != expected[k].shape
-        ),
-    }
-    return [
-        f"{len(keys)} {kind}: {', '.join(keys[:NUM_NAMED])}"
-        + (", ..." if len(keys) > NUM_NAMED else "")
-        for kind, keys in kinds.items()
-        if keys
-    ]
+from espnet_mtkd.weights import compare_keys, read_pth
 
 
 def load_encoder_state(checkpoint: Path) -> dict:
@@ -54,10 +25,9 @@ def load_encoder_state(checkpoint: Path) -> dict:
     """
     if not checkpoint.is_file():
         raise ConfigError(f"no such checkpoint: {checkpoint}: run stage 9 first")
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     state = {
         k.removeprefix("encoder."): v
-        for k, v in state.items()
+        for k, v in read_pth(checkpoint).items()
         if k.startswith("encoder.")
     }
     if not state:

@@ -7,7 +7,8 @@ import yaml
 
 from espnet_mtkd.bin.mtkd_handover import main
 from espnet_mtkd.errors import ConfigError
-from espnet_mtkd.handover import check_handover, compare_keys
+from espnet_mtkd.handover import check_handover
+from espnet_mtkd.weights import compare_keys
 
 ENCODERS = list(builders.ENCODERS)
 
