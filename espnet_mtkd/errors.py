@@ -1,6 +1,7 @@
 """Errors that a user can act on, each with the exit code the command ends with.
 
-Exit codes: 2 usage or config, 3 non-finite training, 4 data, 5 target store, 6 disk.
+Exit codes: 2 usage or config, 3 non-finite training, 4 data, 5 target store, 6 disk,
+7 hub.
 """
 
 import functools
@@ -41,6 +42,12 @@ class DiskError(MTKDError):
     """Too little disk space, or a write that failed for that reason."""
 
     exit_code = 6
+
+
+class HubError(MTKDError):
+    """The Hugging Face Hub refused an upload, or cannot be reached."""
+
+    exit_code = 7
 
 
 def report_errors(main):

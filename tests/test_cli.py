@@ -22,8 +22,12 @@ FLAGS = {
     "ngpu rank world_size nj",
     "mtkd_fetch_whisper": "model out_dir source",
     "mtkd_handover": "checkpoint mtkd_config asr_config wav_scp",
+    "mtkd_pack": "asr_exp asr_model_file mtkd_exp mtkd_model_file kd_teacher_exp out "
+    "license language corpus dataset title limits teacher inference_config "
+    "inference_args ignore_names",
     "mtkd_pseudo_label": "labelled unlabelled decode_dir min_confidence out_dir",
     "mtkd_report": "expdir rows espnet_results command note",
+    "mtkd_upload": "archive hf_repo dry_run out_dir private ignore_names",
     # beside all of ESPnet's
     "mtkd_train": "teachers student_config teacher_memory_mb targets_dir target_type "
     "unlabelled_wav_scp unlabelled_shape_file unlabelled_ratio align target_delay "

@@ -12,6 +12,7 @@ def test_every_error_has_its_documented_code():
         errors.DataError: 4,
         errors.TargetStoreError: 5,
         errors.DiskError: 6,
+        errors.HubError: 7,
     }
     assert {e: e.exit_code for e in errors.MTKDError.__subclasses__()} == codes
 
