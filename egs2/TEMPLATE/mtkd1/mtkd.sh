@@ -83,13 +83,20 @@ inference_args=       # Arguments for asr_inference.
 inference_asr_model=valid.loss.ave.pth # Model file to decode with.
 stream_decode=        # Decode chunk by chunk too (default: with contextual_block_conformer).
 stream_args="--search_type tsd --beam_size 5" # Arguments for mtkd_asr_stream.
-hf_repo=              # Hugging Face repository to upload to.
+
+# Publishing
+license=              # Licence of the model, for its card, e.g. "cc-by-4.0".
+language=             # ISO codes of what it recognises (default: lang).
+pack_args=            # Arguments for mtkd_pack, e.g. "--limits 'Read speech.'".
+hf_repo=              # Hugging Face repository to upload to, "user/model".
+dry_run=false         # Write what would be uploaded into expdir, and upload nothing.
+upload_args=          # Arguments for mtkd_upload, e.g. "--private true".
 
 help_message=$(cat << EOF
 Usage: $0 --train_set <train_set_name> --valid_set <valid_set_name> --test_sets <test_set_names>
 
 Trains one student: its encoder on the embeddings of the teachers (stages 6 to 9), then
-the whole transducer by ESPnet's asr.sh (stages 10 to 13). Stages 1 to 5 and 11 to 15 are
+the whole transducer by ESPnet's asr.sh (stages 10 to 13). Stages 1 to 5 and 11 to 13 are
 asr.sh's own, under its numbers. A stage that was finished with the same settings says so
 and does nothing.
 
@@ -112,7 +119,10 @@ Stages:
     12 decode (streaming students chunk by chunk    -> ${expdir}/asr_<tag>/<decoding>/<set>
        too: <decoding> is decode_stream)
     13 score                                        -> ${expdir}/asr_<tag>/RESULTS.md
-    14 pack, 15 upload (with --skip_packing false, --skip_upload_hf false)
+    14 pack both with a model card (--skip_packing false)
+                                                    -> ${expdir}/asr_<tag>/*.zip
+    15 upload that (--skip_upload_hf false)         -> --hf_repo
+       (with --dry_run true)                        -> ${expdir}/hf_<user>_<model>
 
 Options:
     # General configuration
@@ -204,7 +214,16 @@ Options:
     --stream_decode       # true or false (default: true for contextual_block_conformer):
                           # decode chunk by chunk too, by mtkd_asr_stream.
     --stream_args         # Arguments for mtkd_asr_stream (default="${stream_args}").
-    --hf_repo             # Hugging Face repository to upload to (default="${hf_repo}").
+
+    # Publishing
+    --license     # Licence of the model (required by stage 14), an id of the Hugging Face hub,
+                  # e.g. "cc-by-4.0".
+    --language    # ISO codes of what the model recognises (default: that of --lang).
+    --pack_args   # Arguments for mtkd_pack (default="${pack_args}"), e.g.
+                  # "--dataset user/corpus --limits 'Read speech.'".
+    --hf_repo     # Hugging Face repository to upload to (required by stage 15), "user/model".
+    --dry_run     # Write what would be uploaded into a directory, and ask no hub (default="${dry_run}").
+    --upload_args # Arguments for mtkd_upload (default="${upload_args}"), e.g. "--private true".
 EOF
 )
 
@@ -443,9 +462,7 @@ asr() {  # <stage of asr.sh> <further options ...>
         --asr_config "${asr_config}" --asr_stats_dir "${asr_stats_dir}" \
         --asr_exp "${asr_exp}" --asr_args "${asr_args} --seed ${seed}" \
         --inference_config "${inference_config}" --inference_args "${inference_args}" \
-        --inference_asr_model "${inference_asr_model}" \
-        --skip_packing "${skip_packing}" --skip_upload_hf "${skip_upload_hf}" \
-        --hf_repo "${hf_repo}" "$@"
+        --inference_asr_model "${inference_asr_model}" "$@"
 }
 
 # ======================== Main stages start from here. ========================
@@ -684,7 +701,31 @@ if [ "${stream_decode}" = true ]; then
         "scoring: ${asr_exp}/decode_stream -> ${asr_exp}/RESULTS.md" "" \
         asr 13 --inference_tag decode_stream
 fi
-run_stage 14 "${asr_exp}/.done_pack" "packing: ${asr_exp} -> ${asr_exp}/*.zip" "" asr 14
-run_stage 15 "${asr_exp}/.done_upload" "uploading: ${asr_exp} -> ${hf_repo}" "" asr 15
+packed_model=${asr_exp}/${asr_exp##*/}_${inference_asr_model%.*}.zip
+pack_student() {
+    local words=() opts=()
+    [ -n "${license}" ] || fail "--license is required by stage 14: the model's, e.g. cc-by-4.0"
+    [ "${teachers}" = none ] || opts+=(--mtkd_exp "${mtkd_exp}" --mtkd_model_file "${pretrained_checkpoint}")
+    [ -z "${kd_teacher_exp}" ] || opts+=(--kd_teacher_exp "${kd_teacher_exp}")
+    eval "words=(${pack_args})"  # quotes in it count
+    # shellcheck disable=SC2086
+    ${python} -m espnet_mtkd.bin.mtkd_pack --asr_exp "${asr_exp}" \
+        --asr_model_file "${inference_asr_model}" "${opts[@]}" --out "${packed_model}" \
+        --license "${license}" --language ${language:-${lang}} \
+        --corpus "$(basename "$(dirname "${PWD}")")" \
+        --inference_config "${inference_config}" --inference_args="${inference_args}" \
+        "${words[@]}"
+}
+upload_student() {
+    [ -n "${hf_repo}" ] || fail "--hf_repo is required by stage 15: user/model"
+    # shellcheck disable=SC2086
+    ${python} -m espnet_mtkd.bin.mtkd_upload --archive "${packed_model}" \
+        --hf_repo "${hf_repo}" --dry_run "${dry_run}" \
+        --out_dir "${expdir}/hf_${hf_repo//\//_}" ${upload_args}
+}
+run_stage 14 "${asr_exp}/.done_pack" "packing: ${asr_exp} -> ${packed_model}" \
+    "${license} ${language:-${lang}} ${pack_args}" pack_student
+run_stage 15 "${asr_exp}/.done_upload" "uploading: ${packed_model} -> ${hf_repo}" \
+    "${hf_repo} ${dry_run} ${upload_args}" upload_student
 
 log "Successfully finished. [elapsed=${SECONDS}s]"
