@@ -27,8 +27,8 @@ fi
 dir=$1
 template=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "${template}/../../.." && pwd)
-if [ -f "${template}/../asr1/asr.sh" ]; then  # inside an ESPnet checkout
-    asr1=../../TEMPLATE/asr1
+if [ -f "${root}/egs2/TEMPLATE/asr1/asr.sh" ]; then  # inside an ESPnet checkout
+    asr1=${root}/egs2/TEMPLATE/asr1
 elif [ -f "${root}/tools/env.sh" ]; then
     # shellcheck source=/dev/null
     . "${root}/tools/env.sh"
@@ -55,10 +55,7 @@ for name in asr.sh path.sh cmd.sh db.sh utils steps scripts pyscripts; do
     link "${asr1}/${name}" "${dir}/${name}"
 done
 for name in pbs queue slurm; do
-    case ${asr1} in
-        /*) link "${asr1}/conf/${name}.conf" "${dir}/conf/${name}.conf" ;;
-        *) link "../${asr1}/conf/${name}.conf" "${dir}/conf/${name}.conf" ;;
-    esac
+    link "${asr1}/conf/${name}.conf" "${dir}/conf/${name}.conf"
 done
 link ../../TEMPLATE/mtkd1/mtkd.sh "${dir}/mtkd.sh"
 link ../../TEMPLATE/mtkd1/ladder.sh "${dir}/ladder.sh"
