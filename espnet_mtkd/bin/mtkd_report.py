@@ -39,7 +39,7 @@ def get_parser():
 def main(cmd=None):
     """Write the two files and print the table."""
     args = get_parser().parse_args(cmd)
-    from espnet_mtkd import report
+    from espnet_mtkd import intervals, report
     from espnet_mtkd.files import write_atomically
 
     rows = []
@@ -60,6 +60,14 @@ def main(cmd=None):
         "the student's first row.",
         table,
         args.note,
+        "## Intervals",
+        "95 %, by bootstrap over the utterances of the set (9999 samples, seed 0), for "
+        "the reduction with the same utterances drawn of both rows. How far another "
+        "seed would lead is not in them.",
+        intervals.intervals_table(rows),
+        "## Cost",
+        "RTF: seconds of one CPU core for a second of audio, with what ran beside it.",
+        intervals.cost_table(rows),
         "## Training curves",
         "![losses](curves.png)",
         "## Wall time",
