@@ -1,0 +1,1 @@
+../../TEMPLATE/mtkd1/ladder.sh

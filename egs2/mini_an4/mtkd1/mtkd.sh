@@ -1,0 +1,1 @@
+../../TEMPLATE/mtkd1/mtkd.sh
