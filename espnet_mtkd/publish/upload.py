@@ -74,6 +74,8 @@ def check_content(
     if not meta.is_file():
         raise DataError(f"{where}: no {META} in it: pack the model by stage 14")
     content = yaml.safe_load(meta.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise DataError(f"{where}: {META}: expected a mapping: pack the model again")
     for kind in ("yaml_files", "files"):
         for key, name in content.get(kind, {}).items():
             if not (folder / name).is_file() or Path(name).is_absolute():

@@ -127,6 +127,13 @@ def drop_wer(files):
         (drop_wer, "a WER in model-index"),
         (lambda f: f.pop("README.md"), "no model card"),
         (lambda f: f.pop("meta.yaml"), "no meta.yaml"),
+        (lambda f: f.update({"meta.yaml": b"- a"}), "expected a mapping"),
+        (
+            lambda f: f.update(
+                {"meta.yaml": b"files: {asr_model_file: /etc/hostname}"}
+            ),
+            "asr_model_file: no such file in it: /etc/hostname",
+        ),
         (lambda f: f.pop("exp/asr_tiny/config.yaml"), "exp/asr_tiny/config.yaml"),
         (lambda f: f.pop("exp/asr_tiny/valid.loss.ave.pth"), "valid.loss.ave.pth"),
         (
