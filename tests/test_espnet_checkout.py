@@ -22,7 +22,7 @@ def checkout(tmp_path):
     root = tmp_path / "espnet"
     (root / "egs2/TEMPLATE").mkdir(parents=True)
     (root / "egs2/TEMPLATE/asr1").symlink_to(espnet / "egs2/TEMPLATE/asr1")
-    for name in ("espnet", "espnet2", "espnetez"):
+    for name in ("espnet", "espnet2"):
         (root / name).symlink_to(espnet / name)
     (root / "tools").mkdir()
     venv = builders.ROOT / "tools/venv/bin"

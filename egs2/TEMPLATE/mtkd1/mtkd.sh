@@ -636,7 +636,7 @@ kd_train_set=${train_set}
 kd_stats_dir=${asr_stats_dir}
 if [ -n "${kd_teacher_exp}" ]; then
     student_key=${key}
-    key="${data_key} $(cat "${kd_teacher_exp}/.done_train" 2>/dev/null) ${kd_teacher_model}"
+    key="${data_key} $(cat "${kd_teacher_exp}/.done_train" 2>/dev/null || true) ${kd_teacher_model}"
     if "${pseudo_labels}"; then
         kd_train_set+=_pseudo_$(basename "${kd_teacher_exp}")
         kd_stats_dir+=_pseudo_$(basename "${kd_teacher_exp}")

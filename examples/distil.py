@@ -1,0 +1,41 @@
+"""Both stages from Python, without a recipe.
+
+    python examples/distil.py <corpus> <exp>
+
+<corpus> holds train/ and valid/ (Kaldi directories whose wav.scp names audio files), the
+token list tokens.txt, and three configs as in conf/: teachers.yaml, train_mtkd.yaml,
+train_asr.yaml. <exp>/asr is what stock ESPnet decodes.
+"""
+
+import sys
+from pathlib import Path
+
+from espnet2.tasks.asr import ASRTask
+
+from espnet_mtkd.audio import check_data_dir
+from espnet_mtkd.task import MTKDTask
+
+corpus, exp = map(Path, sys.argv[1:])
+audio, text = [], []
+for part in ("train", "valid"):
+    folder, shape = corpus / part, exp / part / "speech_shape"
+    check_data_dir(folder, shape)  # looks at every file
+    data = f"--{part}_data_path_and_name_and_type"
+    audio += [
+        data,
+        f"{folder}/wav.scp,speech,sound",
+        f"--{part}_shape_file",
+        f"{shape}",
+    ]
+    text += [data, f"{folder}/text,text,text"]
+
+# Stage 1: the encoder of train_asr.yaml learns what the teachers say of the audio.
+options = f"""--config {corpus}/train_mtkd.yaml --teachers {corpus}/teachers.yaml
+    --student_config {corpus}/train_asr.yaml --output_dir {exp}/mtkd"""
+MTKDTask.main(cmd=[*options.split(), *audio])
+
+# Stage 2: ESPnet's own task, which begins with that encoder.
+options = f"""--config {corpus}/train_asr.yaml --token_type char
+    --token_list {corpus}/tokens.txt --output_dir {exp}/asr
+    --init_param {exp}/mtkd/valid.loss.best.pth:encoder:encoder"""
+ASRTask.main(cmd=[*options.split(), *audio, *text])
