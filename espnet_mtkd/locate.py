@@ -1,4 +1,4 @@
-"""Where the config and the model file of a student are, in a folder or on the hub."""
+"""Where the config and the model file of a student are, in a folder or on the Hub."""
 
 import re
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
-from espnet_mtkd.errors import ConfigError
+from espnet_mtkd.errors import ConfigError, HubError
 
 CONFIG = "config.yaml"
 META = "meta.yaml"  # of a model that `espnet2.bin.pack` packed
@@ -30,6 +30,7 @@ def find_files(where: str | Path) -> tuple[Path, Path]:
 
     Raises:
         ConfigError: one of them is missing; the message says where it was expected.
+        HubError: the Hub does not answer.
     """
     path = Path(where)
     if path.is_file():
@@ -46,7 +47,7 @@ def find_files(where: str | Path) -> tuple[Path, Path]:
     else:
         raise ConfigError(
             f"{where}: no such folder or model file (looked from {Path.cwd()}), and no "
-            "name of a repository, user/name, on the Hugging Face hub"
+            "name of a repository, user/name, on the Hugging Face Hub"
         )
     if meta_file := fetch(META):
         return files_of_pack(where, read_yaml(meta_file), fetch)
@@ -112,7 +113,7 @@ def folder_fetcher(folder: Path) -> Fetch:
 
 
 def hub_fetcher(repository: str, folder: str, revision: str | None) -> Fetch:
-    """Of the files in a repository on the Hugging Face hub, one by one, into its cache.
+    """Of the files in a repository on the Hugging Face Hub, one by one, into its cache.
 
     Args:
         repository: `user/name`.
@@ -124,27 +125,31 @@ def hub_fetcher(repository: str, folder: str, revision: str | None) -> Fetch:
     here = f"no folder {repository}{folder} here (looked from {Path.cwd()})"
 
     def fetch(name: str) -> Path | None:
+        if folder and name == META:
+            return None  # it lies at the root
         name = f"{folder}/{name}".removeprefix("/")
         try:
             return Path(hf_hub_download(repository, name, revision=revision))
         except errors.RemoteEntryNotFoundError:
             return None
         except errors.LocalEntryNotFoundError as e:
-            if name.endswith(".safetensors") or (folder and name.endswith(META)):
-                return None  # offline: what else there is may be in the cache
-            raise ConfigError(
-                f"{here}, and the Hugging Face hub does not answer: {name} of "
+            if name.endswith(".safetensors"):
+                return None  # offline: the .pth may be in the cache
+            raise HubError(
+                f"{here}, and the Hugging Face Hub does not answer: {name} of "
                 f"{repository} is not in its cache: {e.__cause__ or e}: check the "
                 "network, or download the repository elsewhere and name its folder"
             ) from e
         except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as e:
             at = f" with a revision {revision}" if revision else ""
             raise ConfigError(
-                f"{here}, and no repository {repository}{at} on the Hugging Face hub, "
+                f"{here}, and no repository {repository}{at} on the Hugging Face Hub, "
                 "or a private one: check the name; `hf auth login` for a private one"
             ) from e
-        except (errors.HFValidationError, OSError) as e:
-            raise ConfigError(f"{repository}: {name}: {e}") from e
+        except errors.HFValidationError as e:
+            raise ConfigError(f"{here}, and no name for the Hub: {e}") from e
+        except OSError as e:
+            raise HubError(f"{repository}: {name}: {e}") from e
 
     return fetch
 

@@ -34,14 +34,15 @@ def load_student(where: str | Path, device: str = "cpu") -> "Student":
     Args:
         where: a folder of stage 1 or 2 (`config.yaml` and `valid.loss.*.pth`), a model
             file beside its `config.yaml`, a folder with what `espnet2.bin.pack` packed
-            (`meta.yaml` at its root), or any of these folders on the Hugging Face hub:
+            (`meta.yaml` at its root), or any of these folders on the Hugging Face Hub:
             `user/name`, `user/name/folder`, with `@revision` behind it or not.
             Safetensors are read in place of a `.pth` that they lie beside.
         device: where it runs.
 
     Raises:
         ConfigError: a file is missing, damaged or of another model, the model is no
-            student of this package, or the hub does not give it.
+            student of this package, or the Hub has it not.
+        HubError: the Hub does not answer.
     """
     config_file, model_file = find_files(where)
     config = read_yaml(config_file)
