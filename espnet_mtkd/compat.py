@@ -6,8 +6,6 @@ import random
 import sys
 import types
 
-import torch
-
 from espnet_mtkd.errors import ConfigError
 
 TESTED_ESPNET = "202611"
@@ -36,7 +34,8 @@ def import_s3prl_hub():
     needs neither to extract embeddings from waveforms, so stand-ins are enough.
 
     Returns:
-        The module `s3prl.hub`, with this package's `whisper*` entries added.
+        The module `s3prl.hub`, with this package's `whisper*` entries and
+        `mtkd_student` added.
 
     Raises:
         ConfigError: s3prl is not installed.
@@ -58,12 +57,45 @@ def import_s3prl_hub():
             "`pip install s3prl==0.4.18 transformers`."
         ) from e
 
-    from espnet_mtkd.teachers import whisper
+    from espnet_mtkd.teachers import student, whisper
 
-    for entry in whisper.HUB_ENTRIES:
+    for entry in (*whisper.HUB_ENTRIES, *student.HUB_ENTRIES):
         if not hasattr(hub, entry.__name__):
             setattr(hub, entry.__name__, entry)
     return hub
+
+
+def import_s3prl_downstream():
+    """Import `s3prl.run_downstream`, SUPERB's command, with our upstreams known to it.
+
+    It imports two names that huggingface_hub has no more since version 1 and needs them
+    only for what it uploads; and tensorboardX, in whose place TensorBoard's own writer
+    serves.
+
+    Returns:
+        The module; its `main()` reads `sys.argv`.
+
+    Raises:
+        ConfigError: s3prl, or a package that it needs for this, is not installed.
+    """
+    import_s3prl_hub()
+    import huggingface_hub
+
+    for name in ("HfFolder", "Repository"):
+        if not hasattr(huggingface_hub, name):
+            setattr(huggingface_hub, name, None)
+    try:
+        importlib.import_module("tensorboardX")
+    except ImportError:
+        from torch.utils import tensorboard
+
+        sys.modules["tensorboardX"] = tensorboard
+    try:
+        return importlib.import_module("s3prl.run_downstream")
+    except ImportError as e:
+        raise ConfigError(
+            f"s3prl.run_downstream is not importable ({e}): install what is missing"
+        ) from e
 
 
 def _no_sox(*args, **kwargs):
@@ -78,6 +110,8 @@ def preserved_rng():
     this, loading a teacher would make every student start from the same weights,
     whatever `--seed` says.
     """
+    import torch  # only here: a command's --help need not wait for it
+
     state = random.getstate()
     devices = range(torch.cuda.device_count())
     with torch.random.fork_rng(devices=devices):
