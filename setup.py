@@ -23,6 +23,26 @@ setup(
     license_files=["LICENSE"],
     packages=find_packages(include=["espnet_mtkd", "espnet_mtkd.*"]),
     include_package_data=True,
+    entry_points={
+        # One for each module of espnet_mtkd.bin, which python -m runs too.
+        "console_scripts": [
+            f"{command} = espnet_mtkd.bin.{module}:main"
+            for command, module in {
+                "mtkd-doctor": "mtkd_doctor",
+                "mtkd-espnet": "mtkd_espnet",
+                "mtkd-extract": "mtkd_extract",
+                "mtkd-extract-paths": "mtkd_extract_paths",
+                "mtkd-fetch-whisper": "mtkd_fetch_whisper",
+                "mtkd-handover": "mtkd_handover",
+                "mtkd-pack": "mtkd_pack",
+                "mtkd-pseudo-label": "mtkd_pseudo_label",
+                "mtkd-report": "mtkd_report",
+                "mtkd-stream": "mtkd_asr_stream",
+                "mtkd-train": "mtkd_train",
+                "mtkd-upload": "mtkd_upload",
+            }.items()
+        ]
+    },
     python_requires=">=3.11,<3.14",
     install_requires=[
         # ESPnet declares 3.12 and later; on 3.11 its source tree runs, put on the

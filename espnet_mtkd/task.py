@@ -8,9 +8,8 @@ import yaml
 from espnet2.tasks.abs_task import AbsTask
 from espnet2.torch_utils.initialize import initialize
 from espnet2.train.collate_fn import CommonCollateFn
-from espnet2.utils.nested_dict_action import NestedDictAction
-from espnet2.utils.types import str_or_none
 
+from espnet_mtkd.arguments import add_distillation_arguments
 from espnet_mtkd.build import (
     build_student,
     construct,
@@ -47,93 +46,7 @@ class MTKDTask(AbsTask):
         group = parser.add_argument_group("Task related")
         required = parser.get_default("required")
         required += ["teachers"]
-        group.add_argument(
-            "--teachers",
-            default=None,
-            help="The teachers: a list in the config, or a YAML file's path. Keys: "
-            "name, upstream, path_or_url, layers, normalize, extra_conf, weight",
-        )
-        group.add_argument(
-            "--student_config",
-            type=str_or_none,
-            default=None,
-            help="An ESPnet ASR config (stage 2's); frontend and encoder are read from "
-            "it, whatever else this task's config says about them",
-        )
-        group.add_argument(
-            "--teacher_memory_mb",
-            type=int,
-            default=4096,
-            help="Live teachers' targets kept in main memory after the first epoch, in "
-            "MB per process; 0 computes them in every epoch",
-        )
-        group.add_argument(
-            "--targets_dir",
-            type=str_or_none,
-            default=None,
-            help="Read the targets that mtkd_extract wrote there; no teacher is loaded",
-        )
-        group.add_argument(
-            "--target_type",
-            type=str,
-            default="embedding",
-            choices=["embedding", "codes"],
-            help="codes: learn the stored codes by cross-entropy (needs --targets_dir; "
-            "loss_conf is not used)",
-        )
-        group.add_argument(
-            "--unlabelled_wav_scp",
-            type=str,
-            nargs="*",
-            default=[],
-            help="wav.scp of audio without text, mixed with the training data",
-        )
-        group.add_argument(
-            "--unlabelled_shape_file",
-            type=str,
-            nargs="*",
-            default=[],
-            help="Lengths of that audio, one file for each wav.scp",
-        )
-        group.add_argument(
-            "--unlabelled_ratio",
-            type=float,
-            default=1.0,
-            help="Batches of unlabelled audio for each batch of the training data",
-        )
-        group.add_argument(
-            "--align",
-            type=str,
-            default="concat",
-            choices=["concat", "mean", "linear"],
-            help="How teacher frames are brought to the student's frame rate",
-        )
-        group.add_argument(
-            "--target_delay",
-            type=int,
-            default=0,
-            help="Student frames by which it may be later than the teachers; for "
-            "streaming students",
-        )
-        group.add_argument(
-            "--loss_conf",
-            action=NestedDictAction,
-            default=dict(),
-            help="Weights of the loss's parts: l1, mse, cosine",
-        )
-        group.add_argument(
-            "--init",
-            type=lambda x: str_or_none(x.lower()),
-            default=None,
-            choices=[
-                "xavier_uniform",
-                "xavier_normal",
-                "kaiming_uniform",
-                "kaiming_normal",
-                None,
-            ],
-            help="The initialization method of the student",
-        )
+        add_distillation_arguments(group)
         for class_choices in cls.class_choices_list:
             class_choices.add_arguments(group)
 

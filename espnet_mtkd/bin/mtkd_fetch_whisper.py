@@ -5,12 +5,7 @@ import argparse
 from pathlib import Path
 
 from espnet_mtkd.errors import report_errors
-from espnet_mtkd.teachers.fetch_whisper import (
-    MIRROR_VARIABLE,
-    SOURCES,
-    TEACHERS,
-    fetch_whisper,
-)
+from espnet_mtkd.teachers.whisper_sources import MIRROR_VARIABLE, SOURCES, TEACHERS
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -41,7 +36,10 @@ def get_parser() -> argparse.ArgumentParser:
 @report_errors
 def main(argv: list[str] | None = None) -> None:
     """Command line entry."""
-    fetch_whisper(**vars(get_parser().parse_args(argv)))
+    args = get_parser().parse_args(argv)
+    from espnet_mtkd.teachers.fetch_whisper import fetch_whisper
+
+    fetch_whisper(**vars(args))
 
 
 if __name__ == "__main__":

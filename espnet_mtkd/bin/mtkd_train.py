@@ -9,6 +9,9 @@ Example:
         --valid_shape_file dump/raw/valid/utt2num_samples
 """
 
+import argparse
+import sys
+
 from espnet_mtkd.compat import require_espnet
 from espnet_mtkd.errors import report_errors
 
@@ -22,10 +25,32 @@ def get_parser():
     return parser
 
 
+def get_help_parser():
+    """The flags of this package alone, for a --help that need not import the task."""
+    from espnet_mtkd.arguments import add_distillation_arguments
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_distillation_arguments(parser.add_argument_group("distillation"))
+    parser.add_argument(
+        "--help_all",
+        action="store_true",
+        help="also the student's flags (--frontend, --normalize, --specaug, --encoder "
+        "and their _conf) and all of ESPnet's (--config, --output_dir, --optim, ...)",
+    )
+    return parser
+
+
 @report_errors
 def main(cmd=None):
     """Run the task; exit codes as in `espnet_mtkd.errors`."""
+    cmd = list(sys.argv[1:] if cmd is None else cmd)
     require_espnet()
+    if {"-h", "--help"} & set(cmd):
+        get_help_parser().parse_args(["--help"])
+    if "--help_all" in cmd:
+        cmd = ["--help"]
     from espnet_mtkd.task import MTKDTask
 
     MTKDTask.main(args=get_parser().parse_args(cmd))
