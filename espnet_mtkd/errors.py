@@ -7,6 +7,8 @@ Exit codes: 2 usage or config, 3 non-finite training, 4 data, 5 target store, 6 
 import functools
 import sys
 
+HELP = "docs/troubleshooting.md"
+
 
 class MTKDError(Exception):
     """Base class: the message says what was expected, found, where, and what to do."""
@@ -59,6 +61,7 @@ def report_errors(main):
             return main(*args, **kwargs)
         except MTKDError as e:
             print(f"error: {e}", file=sys.stderr)
+            print(f"see {HELP} (exit code {e.exit_code})", file=sys.stderr)
             sys.exit(e.exit_code)
 
     return wrapper

@@ -1,6 +1,7 @@
 """Exit codes are a promise to scripts."""
 
 import pytest
+from builders import ROOT
 
 from espnet_mtkd import errors
 
@@ -27,7 +28,10 @@ def test_main_prints_one_message_and_ends_with_the_code(kind, capsys):
         main("file")
     assert end.value.code == kind.exit_code
     captured = capsys.readouterr()
-    assert captured.err == "error: file: expected a, found b\n"
+    message, pointer = captured.err.splitlines()
+    assert message == "error: file: expected a, found b"
+    page = (ROOT / pointer.split()[1]).read_text()
+    assert f"## Exit code {kind.exit_code}:" in page
     assert captured.out == ""
 
 

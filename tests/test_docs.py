@@ -1,0 +1,64 @@
+"""What the pages in docs/ quote and link to is there."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from builders import ROOT
+
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+PAGES += sorted(ROOT.glob("egs2/*/mtkd1/README.md"))
+
+
+def string_fragments() -> str:
+    """All string constants of the package, and the text of the shell scripts."""
+    parts = []
+    for path in sorted(ROOT.glob("espnet_mtkd/**/*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                values = (
+                    v.value if isinstance(v, ast.Constant) else "{}"
+                    for v in node.values
+                )
+                parts.append("".join(values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                parts.append(node.value)
+    parts += [p.read_text() for p in sorted(ROOT.glob("egs2/TEMPLATE/mtkd1/*.sh"))]
+    parts += [p.read_text() for p in sorted(ROOT.glob("tools/*.sh"))]
+    return "\n".join(parts)
+
+
+def test_messages_that_troubleshooting_quotes_are_said_somewhere():
+    page = (ROOT / "docs/troubleshooting.md").read_text()
+    rows = [x for x in page.splitlines() if x.startswith("| ") and "`" in x]
+    source = string_fragments()
+    quoted = [q for row in rows for q in re.findall(r"`([^`]+)`", row.split(" | ")[0])]
+    assert len(quoted) > 15
+    missing = [q for q in quoted if q not in source]
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_and_named_files_exist(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+    named = re.findall(
+        r"`((?:benchmarks|docs|examples|tools|tests|conf|espnet_mtkd|egs2/TEMPLATE)"
+        r"/[\w/.]+)`",
+        text,
+    )
+    for name in named:
+        name = name.rstrip("./")
+        if name.startswith("conf"):  # a recipe's
+            assert list(ROOT.glob(f"egs2/*/mtkd1/{name}")), name
+        elif Path(name).name not in ("env.sh", "setup.log", "venv", "espnet"):
+            assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_modules_that_commands_name_exist(page):
+    for name in re.findall(r"-m (espnet_mtkd[\w.]*)", page.read_text()):
+        assert (ROOT / f"{name.replace('.', '/')}.py").is_file(), name
