@@ -327,10 +327,10 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        found = re.fullmatch(r"/user/student/resolve/(main|v1)/(.+)", self.path)
+        found = re.fullmatch(r"/user/model/resolve/(main|v1)/(.+)", self.path)
         self.asked.append((self.command, self.path))
         headers, data, status = {}, b"{}", 404
-        if not self.path.startswith("/user/student/"):
+        if not self.path.startswith("/user/model/"):
             headers["X-Error-Code"] = "RepoNotFound"
         elif found is None:
             headers["X-Error-Code"] = "RevisionNotFound"
@@ -382,7 +382,7 @@ def downloads(hub) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "where", ["user/student", "user/student@v1", "user/student/exp/asr_conformer"]
+    "where", ["user/model", "user/model@v1", "user/model/exp/asr_conformer"]
 )
 @pytest.mark.parametrize("has_safetensors", [False, True])
 def test_a_student_on_the_hub_is_loaded_by_name(hub, asr, where, has_safetensors):
@@ -406,8 +406,8 @@ def test_a_student_on_the_hub_is_loaded_by_name(hub, asr, where, has_safetensors
 def test_what_was_fetched_is_loaded_again_without_the_hub(hub, monkeypatch):
     from huggingface_hub import constants
 
-    load_student("user/student")
-    for where in ("user/student", "user/student/exp/asr_conformer"):
+    load_student("user/model")
+    for where in ("user/model", "user/model/exp/asr_conformer"):
         load_student(where)
         with monkeypatch.context() as patch:
             patch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -420,8 +420,8 @@ def test_what_was_fetched_is_loaded_again_without_the_hub(hub, monkeypatch):
     "where, message",
     [
         ("user/nobody", "no repository user/nobody on .*`hf auth login`"),
-        ("user/student@v9", "no repository user/student with a revision v9"),
-        ("user/student/exp/none", "expected config.yaml .* found neither"),
+        ("user/model@v9", "no repository user/model with a revision v9"),
+        ("user/model/exp/none", "expected config.yaml .* found neither"),
         ("exp/mtkd_x", r"no folder exp/mtkd_x here \(looked from .*\), and no repos"),
     ],
 )
@@ -434,8 +434,45 @@ def test_a_hub_that_does_not_answer_is_named(hub, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(HubError, match="user/student here .* does not answer"):
-        load_student("user/student")
+    with pytest.raises(HubError, match="user/model here .* does not answer"):
+        load_student("user/model")
+
+
+# ------------------------------------------------------------- the page
+
+
+def test_the_pages_snippets_run(hub, stage1, asr, tmp_path):
+    import shutil
+
+    import soundfile
+
+    from espnet_mtkd.teachers.base import parse_teachers
+    from espnet_mtkd.teachers.s3prl import S3PRLTeacher
+
+    page = (builders.ROOT / "docs/use_the_encoder.md").read_text()
+    run = stage1("conformer")
+    for name in ("config.yaml", "valid.loss.best.pth"):
+        path = tmp_path / "exp/mtkd_x" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(run.exp / name, path)
+        hub.files[f"exp/mtkd_x/{name}"] = path.read_bytes()
+    shutil.copytree(asr("conformer")[0], tmp_path / "exp/asr_x")
+    soundfile.write("speech.wav", builders.speech_like(1.0, 1), builders.SAMPLE_RATE)
+    waveforms, num_samples = batch_of(1.0, 0.7)
+    names = {"waveforms": waveforms, "num_samples": num_samples}
+    snippets = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    assert len(snippets) == 5
+    for snippet in snippets:
+        exec(snippet, names)
+    assert (tmp_path / "exp/asr_x/valid.loss.ave.safetensors").is_file()
+    rows = re.findall(r"^\| (?:.*?)`([^`*]+/[^`*]+)` \|", page, re.M)
+    rows += re.findall(r"`(user/model[\w/@]*)`", page)
+    assert len(set(rows)) == 3
+    for where in rows:
+        load_student(where)
+    teachers = re.findall(r"^```yaml\n(- name.*?)^```", page, re.M | re.S)
+    (teacher,) = map(S3PRLTeacher, parse_teachers(teachers[0]))
+    assert teacher.config.upstream == "mtkd_student"
 
 
 # ------------------------------------------------------------- what is refused

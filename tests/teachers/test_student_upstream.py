@@ -1,6 +1,8 @@
 """A student as an s3prl upstream, through s3prl's own loading code."""
 
 import argparse
+import re
+import shlex
 import subprocess
 import sys
 
@@ -150,30 +152,20 @@ def test_what_cannot_be_loaded_is_said(exp, keys, message):
 
 
 def test_superbs_own_command_trains_on_a_student(exp, tmp_path):
-    """Two steps of s3prl's `run_downstream` with its example task, on random audio, and
-    the student fine-tuned with it (-f)."""
-    downstream = {
-        "runner": dict(
-            total_steps=2,
-            gradient_clipping=1,
-            gradient_accumulate_steps=1,
-            log_step=1,
-            eval_step=100,
-            save_step=2,
-            max_keep=1,
-            eval_dataloaders=["dev"],
-        ),
-        "optimizer": dict(name="TorchOptim", torch_optim_name="Adam", lr=0.01),
-        "downstream_expert": dict(
-            datarc=dict(num_workers=0, train_batch_size=1, eval_batch_size=1),
-            modelrc=dict(input_dim=4),
-        ),
-    }
-    config = builders.write_yaml(tmp_path / "config.yaml", downstream)
-    command = [sys.executable, "-m", "espnet_mtkd.s3prl_upstream", "-m", "train"]
-    command += ["-u", "mtkd_student", "-k", exp["conformer"], "-d", "example"]
-    command += ["-c", config, "-p", tmp_path / "result", "--device", "cpu", "-f"]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    """Command and config of the page: two steps of s3prl's `run_downstream` with its
+    example task, on random audio, the student fine-tuned with it."""
+    page = (builders.ROOT / "docs/use_the_encoder.md").read_text()
+    (config,) = re.findall(r"^```yaml\n(runner.*?)^```", page, re.M | re.S)
+    (command,) = re.findall(r"^```\npython (.*?)^```", page, re.M | re.S)
+    (tmp_path / "example.yaml").write_text(config)
+    (tmp_path / "exp").mkdir()
+    (tmp_path / "exp/mtkd_x").symlink_to(exp["conformer"])
+    result = subprocess.run(
+        [sys.executable, *shlex.split(command.replace("\\\n", ""))],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
     assert result.returncode == 0, result.stderr[-2000:]
     assert "downsample rate is 640" in result.stdout + result.stderr
     # s3prl writes its arguments into it, as Python objects.
