@@ -28,6 +28,10 @@ head_lr=0.003         # Learning rate of the former,
 finetune_lr=0.0005    # and of the latter.
 expdir=exp            # Directory of the experiments and of RESULTS.md.
 python=python3        # Python to execute espnet commands.
+mtkd_args=            # Arguments for mtkd_train in stage 1, after the ladder's own,
+asr_args=             # for asr_train in stage 2,
+head_args=            # for its part with the encoder frozen,
+finetune_args=        # and for the part after that.
 note=                 # A sentence below the table of results.
 command=              # That the results were made by.
 
@@ -59,6 +63,10 @@ Options:
                       # scratch stage 2 has as many epochs as both together.
     --head_lr     # Learning rate with the frozen encoder (default="${head_lr}").
     --finetune_lr # Learning rate after that (default="${finetune_lr}").
+    --mtkd_args     # Arguments for mtkd_train in stage 1, after the ladder's own,
+    --asr_args      # for asr_train in stage 2,
+    --head_args     # for its part with the encoder frozen,
+    --finetune_args # and for the part after that.
     --expdir      # Directory of the experiments and of RESULTS.md (default="${expdir}").
     --python      # Python to execute espnet commands (default="${python}").
     --note        # A sentence below the table of results.
@@ -72,7 +80,8 @@ while [ $# -gt 0 ]; do
         --rows | --encoders | --seeds | --teachers | --single_teachers \
             | --kd_teacher_config | --kd_teacher_tag | --unlabelled_sets \
             | --pretrain_epochs | --head_epochs | --finetune_epochs \
-            | --head_lr | --finetune_lr | --expdir | --python | --note | --command)
+            | --head_lr | --finetune_lr \
+            | --mtkd_args | --asr_args | --head_args | --finetune_args | --expdir | --python | --note | --command)
             [ $# -gt 1 ] || fail "$1 needs a value"
             printf -v "${1#--}" %s "$2"
             shift 2
@@ -109,11 +118,15 @@ for name in ${rows}; do
     esac
 done
 
-scratch=(--teachers none --asr_args "--max_epoch $((head_epochs + finetune_epochs))")
+scratch=(
+    --teachers none
+    --asr_args "--max_epoch $((head_epochs + finetune_epochs))${asr_args:+ ${asr_args}}"
+)
 taught=(
-    --mtkd_args "--max_epoch ${pretrain_epochs}"
-    --head_args "--max_epoch ${head_epochs} --optim_conf lr=${head_lr} --scheduler_conf warmup_steps=50"
-    --finetune_args "--max_epoch ${finetune_epochs} --optim_conf lr=${finetune_lr} --scheduler_conf warmup_steps=100"
+    --mtkd_args "--max_epoch ${pretrain_epochs}${mtkd_args:+ ${mtkd_args}}"
+    --asr_args "${asr_args}"
+    --head_args "--max_epoch ${head_epochs} --optim_conf lr=${head_lr} --scheduler_conf warmup_steps=50${head_args:+ ${head_args}}"
+    --finetune_args "--max_epoch ${finetune_epochs} --optim_conf lr=${finetune_lr} --scheduler_conf warmup_steps=100${finetune_args:+ ${finetune_args}}"
 )
 stored=(--teachers "${teachers}" --teacher_mode cached)
 kd=(--kd_teacher_exp "${expdir}/asr_${kd_teacher_tag}")
