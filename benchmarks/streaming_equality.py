@@ -4,7 +4,7 @@
         --asr_exp exp/asr_contextual_block_conformer_teachers_kd \\
         --data_dir dump/raw/test dump/raw/valid dump/raw/train
 
-Both with time-synchronous search. The whole: ESPnet's features of the utterance, its
+The whole: ESPnet's features of the utterance, its
 encoder's `forward_infer` in one call, its BeamSearchTransducer. In chunks: ours, in
 chunks of random length from 1 sample to half a second.
 """
@@ -50,6 +50,7 @@ def main():
     parser.add_argument("--model_file", default="valid.loss.ave.pth")
     parser.add_argument("--data_dir", type=Path, nargs="+", required=True)
     parser.add_argument("--num_utts", type=int, default=200)
+    parser.add_argument("--search_type", default="default", help="or tsd")
     parser.add_argument("--beam_size", type=int, default=5)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -63,14 +64,18 @@ def main():
     speech2text = Speech2TextStreamingTransducer(
         args.asr_exp / "config.yaml",
         args.asr_exp / args.model_file,
-        search_type="tsd",
+        search_type=args.search_type,
         beam_size=args.beam_size,
         endpoint_silence=float("inf"),
         max_segment=float("inf"),
     )
     model = speech2text.asr_model
     search = BeamSearchTransducer(
-        model.decoder, model.joint_network, args.beam_size, search_type="tsd"
+        model.decoder,
+        model.joint_network,
+        args.beam_size,
+        search_type=args.search_type,
+        max_sym_exp=5,  # of tsd: the streaming decoder's 4 tokens a frame
     )
     token_list = model.token_list
 

@@ -43,7 +43,7 @@ class Standardizer(nn.Module):
 
     @torch.no_grad()
     def fit(self) -> None:
-        """Set the statistics from the sample, that of all processes where there are more.
+        """Set the statistics from the sample, over all processes where there are more.
 
         Raises:
             ValueError: fewer than two frames were observed.

@@ -2,9 +2,9 @@
 
     python examples/distil.py <corpus> <exp>
 
-<corpus> holds train/ and valid/ (Kaldi directories whose wav.scp names audio files), the
-token list tokens.txt, and three configs as in conf/: teachers.yaml, train_mtkd.yaml,
-train_asr.yaml. <exp>/asr is what stock ESPnet decodes.
+<corpus> holds train/ and valid/ (Kaldi directories whose wav.scp names audio files),
+the token list tokens.txt, and three configs as in conf/: teachers.yaml,
+train_mtkd.yaml, train_asr.yaml. <exp>/asr is what stock ESPnet decodes.
 """
 
 import sys

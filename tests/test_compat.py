@@ -38,7 +38,7 @@ def test_s3prls_own_names_and_ours_are_in_one_list():
     assert {"wav2vec2_local", "whisper_local", "whisper_base"} <= set(names)
 
 
-def test_without_espnet_one_line_says_how_to_get_it():
+def test_without_espnet_a_message_says_how_to_get_it():
     """In an interpreter of its own, with this package and the rest but no ESPnet."""
     code = (
         "import sys; sys.modules['espnet2'] = None\n"
@@ -50,7 +50,7 @@ def test_without_espnet_one_line_says_how_to_get_it():
     )
     assert result.returncode == 2
     assert result.stderr.startswith("error: ESPnet is not importable")
-    assert "tools/setup.sh" in result.stderr and result.stderr.count("\n") == 1
+    assert "tools/setup.sh" in result.stderr and result.stderr.count("\n") == 2
 
 
 def test_with_espnet_it_is_given_back():

@@ -23,9 +23,10 @@ from espnet_mtkd.streaming.search import count_stable
 
 RATE = builders.SAMPLE_RATE
 SEARCHES = [
-    dict(search_type="greedy"),
+    dict(search_type="greedy", max_symbols_per_frame=1),
     dict(search_type="greedy", max_symbols_per_frame=3),
-    dict(search_type="tsd", beam_size=4),
+    dict(search_type="tsd", beam_size=4, max_symbols_per_frame=1),
+    dict(search_type="default", beam_size=4),
 ]
 NO_CUTS = dict(endpoint_silence=math.inf, max_segment=math.inf)
 
@@ -229,7 +230,7 @@ def test_a_token_waits_for_its_block_and_no_longer(load):
 @pytest.mark.parametrize("seconds", [0.06, 0.2, 0.48, 0.56, 1.0, 4.0])
 @pytest.mark.parametrize("seed", range(3))
 def test_greedy_tokens_and_times_are_those_of_a_plain_loop(load, seconds, seed):
-    speech2text = load(**NO_CUTS)
+    speech2text = load(max_symbols_per_frame=1, **NO_CUTS)
     wave = builders.speech_like(seconds, seed)
     encoded_TD = models.encode_whole(speech2text.asr_model, wave)
     expected = models.greedy_of_whole(speech2text.asr_model, encoded_TD)
@@ -245,7 +246,7 @@ def test_greedy_tokens_and_times_are_those_of_a_plain_loop(load, seconds, seed):
 
 def test_the_random_model_says_something(load):
     """Or the tests here would compare nothing with nothing."""
-    speech2text = load(**NO_CUTS)
+    speech2text = load(max_symbols_per_frame=1, **NO_CUTS)
     wave = builders.speech_like(4, 0)
     (segment,) = run(speech2text.open_stream(), [wave])
     num_frames = len(models.encode_whole(speech2text.asr_model, wave))
@@ -257,7 +258,7 @@ def test_the_random_model_says_something(load):
 def test_greedy_is_espnets_greedy(load, seed):
     from espnet2.asr.transducer.beam_search_transducer import BeamSearchTransducer
 
-    speech2text = load(**NO_CUTS)
+    speech2text = load(max_symbols_per_frame=1, **NO_CUTS)
     model = speech2text.asr_model
     wave = builders.speech_like(3, seed)
     search = BeamSearchTransducer(model.decoder, model.joint_network, beam_size=1)
@@ -266,6 +267,48 @@ def test_greedy_is_espnets_greedy(load, seed):
     (segment,) = run(speech2text.open_stream(), [wave])
     assert [0, *segment.token_ids] == expected.yseq
     assert segment.score == pytest.approx(expected.score, abs=1e-3)
+
+
+@pytest.mark.parametrize("beam_size", [2, 3, 6])
+def test_best_first_search_is_espnets_default(files, beam_size):
+    """Several streams at once, each as ESPnet decodes it alone."""
+    from espnet2.asr.transducer.beam_search_transducer import BeamSearchTransducer
+
+    speech2text = Speech2TextStreamingTransducer(
+        *files,
+        search_type="default",
+        beam_size=beam_size,
+        max_symbols_per_frame=1000,  # ESPnet has no limit
+        nbest=beam_size,
+        **NO_CUTS,
+    )
+    model = speech2text.asr_model
+    search = BeamSearchTransducer(
+        model.decoder, model.joint_network, beam_size=beam_size, nbest=beam_size
+    )
+    waves = [builders.speech_like(seconds, 7) for seconds in (2.0, 1.2, 2.7)]
+    streams = [speech2text.open_stream() for _ in waves]
+    for begin in range(0, 48000, 2560):
+        speech2text.accept(streams, [wave[begin : begin + 2560] for wave in waves])
+    to_text = speech2text.tokens2text
+    for wave, segments in zip(waves, speech2text.finish(streams), strict=True):
+        with torch.no_grad():
+            expected = search(models.encode_whole(model, wave))
+        assert segments[-1].token_ids == expected[0].yseq[1:]
+        texts = [to_text([models.TOKENS[i] for i in hyp.yseq[1:]]) for hyp in expected]
+        assert [text for text, _ in segments[-1].nbest] == texts
+        scores = [score for _, score in segments[-1].nbest]
+        assert scores == pytest.approx([hyp.score for hyp in expected], abs=1e-3)
+
+
+def test_a_frame_of_best_first_search_ends_where_the_limit_says(load):
+    """With few tokens allowed, no hypothesis has more of them in one frame."""
+    stream = load(
+        search_type="default", beam_size=3, max_symbols_per_frame=2, **NO_CUTS
+    ).open_stream()
+    (segment,) = run(stream, [builders.speech_like(2, 5)])
+    counts = [segment.times_ms.count(t) for t in set(segment.times_ms)]
+    assert counts and max(counts) <= 2
 
 
 @pytest.mark.parametrize("max_symbols", [1, 2])
@@ -415,7 +458,9 @@ def expected_segments(model, wave, endpoint_frames: int, max_frames: int):
 @pytest.mark.parametrize("endpoint_frames, max_frames", [(5, 60), (3, 30), (8, 25)])
 def test_cuts_are_where_silence_or_length_says(load, endpoint_frames, max_frames):
     speech2text = load(
-        endpoint_silence=0.04 * endpoint_frames, max_segment=0.04 * max_frames
+        max_symbols_per_frame=1,
+        endpoint_silence=0.04 * endpoint_frames,
+        max_segment=0.04 * max_frames,
     )
     wave = np.concatenate([builders.speech_like(3, 3), np.zeros(16000, np.float32)])
     wave = np.concatenate([wave, builders.speech_like(3, 4)])
@@ -591,7 +636,10 @@ def test_a_model_that_cannot_stream_is_refused(tmp_path, name):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(search_type="alsd"), "expected one of greedy, tsd, found 'alsd'"),
+        (
+            dict(search_type="alsd"),
+            "expected one of greedy, tsd, default, found 'alsd'",
+        ),
         (dict(beam_size=0, search_type="tsd"), "beam_size"),
         (dict(max_symbols_per_frame=0), "max_symbols_per_frame"),
         (dict(endpoint_silence=0.0), "endpoint_silence: expected above 0"),
@@ -626,7 +674,9 @@ def test_a_gru_decoder_without_normalisation_streams_too(tmp_path):
         tmp_path / "model",
         decoder_conf=dict(rnn_type="gru", num_layers=2, hidden_size=16),
     )
-    speech2text = Speech2TextStreamingTransducer(*files, **NO_CUTS)
+    speech2text = Speech2TextStreamingTransducer(
+        *files, max_symbols_per_frame=1, **NO_CUTS
+    )
     wave = builders.speech_like(2, 0)
     encoded_TD = models.encode_whole(speech2text.asr_model, wave)
     expected = models.greedy_of_whole(speech2text.asr_model, encoded_TD)

@@ -203,7 +203,7 @@ def test_half_a_sample_on_standard_input_ends_with_code_4(flags, monkeypatch, ca
         (["x.wav", "--model_tag", "a/b"], "or --model_tag"),
         (["x.wav", "--chunk_ms", "0"], "--chunk_ms: expected above 0"),
         (["x.wav", "--num_streams", "0"], "--num_streams: expected above 0"),
-        (["x.wav", "--search_type", "maes"], "expected one of greedy, tsd"),
+        (["x.wav", "--search_type", "maes"], "expected one of greedy, tsd, default"),
         (["a/x.wav", "b/x.wav"], "two audio files have one name"),
     ],
     ids=str,

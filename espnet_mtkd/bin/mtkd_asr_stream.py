@@ -59,10 +59,10 @@ def get_parser():
     add(
         "--search_type",
         default="greedy",
-        help="greedy, or tsd: time-synchronous beam search (default: greedy)",
+        help="greedy; default or tsd: ESPnet's beam searches (default: greedy)",
     )
-    add("--beam_size", type=int, default=5, help="of tsd (default: 5)")
-    add("--max_symbols_per_frame", type=int, default=1, help="(default: 1)")
+    add("--beam_size", type=int, default=5, help="of a beam search (default: 5)")
+    add("--max_symbols_per_frame", type=int, default=4, help="(default: 4)")
     add(
         "--endpoint_silence",
         type=float,

@@ -24,7 +24,8 @@ class Speech2TextStreamingTransducer:
         token_type, bpemodel: None: as in the config.
         device: `cpu`, `cuda`, `cuda:1`, ...
         dtype: `float32`, `bfloat16` or `float16`.
-        search_type: `greedy`, or `tsd`, time-synchronous beam search.
+        search_type: `greedy`; `default` or `tsd`, the beam searches of these names in
+            ESPnet.
         beam_size: of `tsd`.
         nbest: hypotheses in `Segment.nbest`.
         max_symbols_per_frame: tokens that one encoder frame may emit.
@@ -57,7 +58,7 @@ class Speech2TextStreamingTransducer:
         search_type: str = "greedy",
         beam_size: int = 5,
         nbest: int = 1,
-        max_symbols_per_frame: int = 1,
+        max_symbols_per_frame: int = 4,
         endpoint_silence: float = 1.0,
         max_segment: float = 30.0,
     ):

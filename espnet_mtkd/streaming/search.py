@@ -4,7 +4,7 @@ A search takes one encoder frame of each of several streams; joint network and d
 (prediction network) run once over all their hypotheses.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ class Search:
         max_symbols_per_frame: tokens that one encoder frame may emit.
     """
 
-    def __init__(self, decoder, joint_network, max_symbols_per_frame: int = 1):
+    def __init__(self, decoder, joint_network, max_symbols_per_frame: int = 4):
         self.decoder = decoder
         self.joint_network = joint_network
         self.max_symbols_per_frame = max_symbols_per_frame
@@ -180,7 +180,73 @@ class TimeSyncSearch(Search):
         ]
 
 
-SEARCHES = {"greedy": GreedySearch, "tsd": TimeSyncSearch}
+class DefaultSearch(Search):
+    """Best-first beam search in each frame (Graves, 2012, https://arxiv.org/abs/1211.3711,
+    without its prefix sums), ESPnet's `search_type: default`.
+
+    Hypotheses of a frame are expanded in the order of their scores, until `beam_size`
+    of those that leave it are better than all that are still to be expanded. So a frame
+    in which nothing is said costs little, and one may emit several tokens.
+
+    Args:
+        beam_size: hypotheses that stay after each frame, at least.
+    """
+
+    def __init__(self, *args, beam_size: int, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.beam_size = beam_size
+
+    def step(
+        self,
+        beams: list[list[Hypothesis]],
+        encoded_SJ: torch.Tensor,
+        frames: list[int],
+    ) -> list[list[Hypothesis]]:
+        """Go one frame further in each stream; as in `GreedySearch`."""
+        blank = self.decoder.blank_id
+        # To be expanded: (score, hypothesis, its next token, tokens of this frame)
+        waiting = [[(hyp.score, hyp, None, 0) for hyp in beam] for beam in beams]
+        kept = [[] for _ in beams]
+        active = list(range(len(beams)))
+        while active:
+            taken = []
+            for s in active:
+                best = max(range(len(waiting[s])), key=lambda i: waiting[s][i][0])
+                taken.append(waiting[s].pop(best))
+            grown = [n for n, (_, _, token, _) in enumerate(taken) if token is not None]
+            hyps = [hyp for _, hyp, _, _ in taken]
+            if grown:
+                predicted = self._predict(
+                    [taken[n][2] for n in grown], [hyps[n].state for n in grown]
+                )
+                for n, new in zip(grown, predicted, strict=True):
+                    score, hyp, token, _ = taken[n]
+                    hyps[n] = extend(hyp, token, frames[active[n]], score, *new)
+            logp_BV = self._join(encoded_SJ[active], hyps).log_softmax(-1)
+            blanks = logp_BV[:, blank].tolist()
+            logp_BV[:, blank] = -torch.inf
+            top = logp_BV.topk(min(self.beam_size, logp_BV.size(1) - 1))
+            scores, tokens = top.values.tolist(), top.indices.tolist()
+            going_on = []
+            for n, s in enumerate(active):
+                hyp, num_symbols = hyps[n], taken[n][3]
+                kept[s].append(replace(hyp, score=hyp.score + blanks[n]))
+                if num_symbols < self.max_symbols_per_frame:
+                    waiting[s] += [
+                        (hyp.score + score, hyp, token, num_symbols + 1)
+                        for score, token in zip(scores[n], tokens[n], strict=True)
+                    ]
+                bar = max((score for score, *_ in waiting[s]), default=-torch.inf)
+                safe = [hyp for hyp in kept[s] if hyp.score > bar]
+                if len(safe) < self.beam_size and waiting[s]:
+                    going_on.append(s)
+                else:
+                    kept[s] = sorted(safe, key=lambda hyp: hyp.score, reverse=True)
+            active = going_on
+        return kept
+
+
+SEARCHES = {"greedy": GreedySearch, "tsd": TimeSyncSearch, "default": DefaultSearch}
 
 
 def build_search(
@@ -207,7 +273,7 @@ def build_search(
         raise ConfigError(f"beam_size: expected at least 1, found {beam_size}")
     if search_type == "greedy":
         return GreedySearch(decoder, joint_network, max_symbols_per_frame)
-    return TimeSyncSearch(
+    return SEARCHES[search_type](
         decoder, joint_network, max_symbols_per_frame, beam_size=beam_size
     )
 

@@ -421,7 +421,7 @@ def test_command_line_exit_codes(teacher, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as e:
         main(["--model", "base", "--out_dir", str(tmp_path / "out")])
     assert e.value.code == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    assert capsys.readouterr().err.count("\n") == 2  # the message, where help is
 
 
 def test_help_shows_an_example(capsys):

@@ -82,7 +82,7 @@ inference_config=conf/decode_asr.yaml # Config of asr_inference.
 inference_args=       # Arguments for asr_inference.
 inference_asr_model=valid.loss.ave.pth # Model file to decode with.
 stream_decode=        # Decode chunk by chunk too (default: with contextual_block_conformer).
-stream_args="--search_type tsd --beam_size 5" # Arguments for mtkd_asr_stream.
+stream_args="--search_type default --beam_size 5" # Arguments for mtkd_asr_stream.
 
 # Publishing
 license=              # Licence of the model, for its card, e.g. "cc-by-4.0".
