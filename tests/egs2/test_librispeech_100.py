@@ -297,6 +297,58 @@ def test_labelled_sets_are_those_of_espnets_recipe(finished):
 # ------------------------------------------------------------- local/data.sh alone
 
 
+# ------------------------------------------------------------- commands of the pages
+
+
+@pytest.fixture
+def trained(finished, tmp_path):
+    """A directory in which the names of README and docs stand for real things."""
+    exp = finished.dir / "exp"
+    for source, name in (
+        (finished.dir / "conf", "conf"),
+        (finished.dir / "data", "data"),
+        (finished.dir / "dump/raw/train_clean_100", "dump/raw/train"),
+        (finished.dir / "dump/raw/dev", "dump/raw/valid"),
+        (finished.dir / "dump/raw/test_other", "dump/raw/test"),
+        (exp / "asr_teacher_hubert", "exp/asr_teacher"),
+        *((path, f"exp/{path.name}") for path in exp.glob("asr_stats_*")),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).symlink_to(source.resolve())
+    student = "contextual_block_conformer_teachers_unlabelled"
+    for stage in ("asr", "mtkd"):
+        shutil.copytree(exp / f"{stage}_{student}", tmp_path / f"exp/{stage}_x")
+    wav = next((finished.corpus / "test-other").rglob("*.flac"))
+    soundfile.write(tmp_path / "speech.wav", *soundfile.read(wav))
+    return tmp_path
+
+
+def python_commands() -> list[list[str]]:
+    """All commands of the pages that run a module of ours whole."""
+    from test_docs import PAGES, resolved
+
+    left_out = {"...", "--microphone", "|"}  # not whole; no sound card; not one command
+    return [
+        words[1:]
+        for page in PAGES
+        for words in resolved(page)
+        if words[0] == "python" and not left_out & set(words)
+    ]
+
+
+@pytest.mark.slow
+def test_python_commands_of_the_pages_run(trained, warm_python):
+    found = python_commands()
+    assert len(found) > 8
+    for words in found:
+        if words[1] == "espnet_mtkd.s3prl_upstream" or words[0] != "-m":
+            continue  # tests/teachers/test_student_upstream.py; a benchmark
+        result = subprocess.run(
+            [warm_python, *words], cwd=trained, capture_output=True, text=True
+        )
+        assert result.returncode == 0, (words, result.stderr[-2000:])
+
+
 @pytest.fixture
 def prepared(tmp_path):
     """Function: local/data.sh beside the miniature corpus -> (exit code, output)."""
