@@ -11,6 +11,7 @@ root=$(cd -P "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "${root}"
 tools/setup.sh
 
+workers=$(nproc)  # before OMP_NUM_THREADS, which it heeds
 # The tests' tensors are tiny; more threads would only wait for one another. The recipe
 # chooses its own number.
 export OMP_NUM_THREADS=1
@@ -20,4 +21,4 @@ export PYTHONWARNINGS=ignore
 # The modules of another environment must not be found in place of ours.
 unset PYTHONPATH PYTHONHOME
 # A process a core; the tests of a file, which share what they build, stay in one.
-exec tools/venv/bin/python -m pytest --durations=15 -n "$(nproc)" --dist loadfile "$@"
+exec tools/venv/bin/python -m pytest --durations=15 -n "${workers}" --dist loadfile "$@"
