@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up what is missing, then runs all tests, the recipe's smoke run among them.
-#   tests/run.sh                 everything; at most 25 minutes on two cores, set-up included
-#   tests/run.sh -n 0            in one process, one test after the other
+#   tests/run.sh                 everything; half an hour, set-up included
+#   tests/run.sh -n 2 --dist loadfile   in two processes, a file in one
 #   tests/run.sh -m 'not slow'   without the recipe
 #   tests/run.sh tests/test_align.py -k linear
 # All arguments go to pytest.
@@ -11,7 +11,6 @@ root=$(cd -P "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "${root}"
 tools/setup.sh
 
-workers=$(nproc)  # before OMP_NUM_THREADS, which it heeds
 # The tests' tensors are tiny; more threads would only wait for one another. The recipe
 # chooses its own number.
 export OMP_NUM_THREADS=1
@@ -20,5 +19,4 @@ export MPLBACKEND=Agg
 export PYTHONWARNINGS=ignore
 # The modules of another environment must not be found in place of ours.
 unset PYTHONPATH PYTHONHOME
-# A process a core; the tests of a file, which share what they build, stay in one.
-exec tools/venv/bin/python -m pytest --durations=15 -n "${workers}" --dist loadfile "$@"
+exec tools/venv/bin/python -m pytest --durations=15 "$@"
