@@ -122,18 +122,23 @@ class GreedySearch(Search):
         return [[hyp] for hyp in hyps]
 
 
-class TimeSyncSearch(Search):
-    """Time-synchronous decoding (TSD; Saon et al., 2020,
-    https://ieeexplore.ieee.org/document/9053040), ESPnet's `search_type: tsd` with
-    `max_sym_exp` = `max_symbols_per_frame` + 1.
+class BeamSearch(Search):
+    """What the beam searches share.
 
     Args:
-        beam_size: hypotheses that stay after each frame.
+        beam_size: hypotheses that stay after each frame (`DefaultSearch`: at least).
     """
 
     def __init__(self, *args, beam_size: int, **kwargs):
         super().__init__(*args, **kwargs)
         self.beam_size = beam_size
+
+
+class TimeSyncSearch(BeamSearch):
+    """Time-synchronous decoding (TSD; Saon et al., 2020,
+    https://ieeexplore.ieee.org/document/9053040), ESPnet's `search_type: tsd` with
+    `max_sym_exp` = `max_symbols_per_frame` + 1.
+    """
 
     def step(
         self,
@@ -180,21 +185,14 @@ class TimeSyncSearch(Search):
         ]
 
 
-class DefaultSearch(Search):
+class DefaultSearch(BeamSearch):
     """Best-first beam search in each frame (Graves, 2012, https://arxiv.org/abs/1211.3711,
     without its prefix sums), ESPnet's `search_type: default`.
 
     Hypotheses of a frame are expanded in the order of their scores, until `beam_size`
     of those that leave it are better than all that are still to be expanded. So a frame
     in which nothing is said costs little, and one may emit several tokens.
-
-    Args:
-        beam_size: hypotheses that stay after each frame, at least.
     """
-
-    def __init__(self, *args, beam_size: int, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.beam_size = beam_size
 
     def step(
         self,
