@@ -1,6 +1,9 @@
 """Small real things that the tests run on: checkpoints, audio, data directories."""
 
+import os
 import shutil
+import signal
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -361,3 +364,26 @@ def mirror_recipe(folder: Path, name: str) -> Path:
     for path in (source / "run.sh", source / "mtkd.sh"):
         shutil.copy(path, recipe / path.name, follow_symlinks=False)
     return recipe
+
+
+def run_group(command, cwd: Path, env: dict | None = None) -> tuple[int, str]:
+    """Run a command in a process group of its own, which ends when a test is stopped.
+
+    Returns:
+        Exit code and output, of both streams.
+    """
+    process = subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        text, _ = process.communicate()
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return process.returncode, text

@@ -140,13 +140,11 @@ def test_the_extraction_is_a_job_array_whose_tasks_make_one_store(cluster):
     assert result.returncode == 0, result.stdout[-3000:]
     (job,) = (r for r in records if "sbatch" in r)
     assert values(job["sbatch"], "--array") == ["1-2"]
-    logs = [
-        (cluster.recipe / f"exp/mtkd_targets/log/extract.{i}.log").read_text()
-        for i in (1, 2)
-    ]
+    targets = cluster.recipe / "exp/mtkd_targets_formfp16"
+    logs = [(targets / f"log/extract.{i}.log").read_text() for i in (1, 2)]
     assert all("--world_size 2" in log for log in logs)
     assert ["--rank 0" in logs[0], "--rank 1" in logs[1]] == [True, True]
     from espnet_mtkd.targets.store import TargetStore
 
-    store = TargetStore(cluster.recipe / "exp/mtkd_targets/tiny/train")
+    store = TargetStore(targets / "tiny/train")
     assert len(store) == 6

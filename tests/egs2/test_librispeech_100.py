@@ -4,7 +4,6 @@ import functools
 import os
 import re
 import shutil
-import signal
 import subprocess
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -12,87 +11,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import builders
-import numpy as np
 import pytest
-import soundfile
 import yaml
+from mini_librispeech import LABELLED, RECIPE, UNLABELLED, build_librispeech, shrink
 
-RECIPE = builders.ROOT / "egs2/librispeech_100/mtkd1"
-LABELLED = {
-    "train-clean-100": 9,
-    "dev-clean": 2,
-    "dev-other": 2,
-    "test-clean": 2,
-    "test-other": 2,
-}
-UNLABELLED = {"train-clean-360": 3, "train-other-500": 2}
-TEST_SETS = ["test_other"]  # one of the four, to save time
 ROWS = "scratch single teachers kd unlabelled pseudo"
-
-
-def build_librispeech(folder: Path) -> None:
-    """<folder>/LibriSpeech with two speakers a part, one chapter each.
-
-    The transcripts of the parts that are to be unlabelled are links that lead nowhere:
-    whoever opens one fails.
-    """
-    root = folder / "LibriSpeech"
-    root.mkdir(parents=True)
-    (root / "LICENSE.TXT").write_text("CC BY 4.0\n")
-    rng = np.random.default_rng(0)
-    speakers = [";ID  |SEX| SUBSET           |MINUTES| NAME\n"]
-    speaker = 14
-    for part, num_utts in (LABELLED | UNLABELLED).items():
-        for number in range(2):
-            speaker += 5
-            sex = "MF"[number]
-            speakers.append(f"{speaker:<5}| {sex} | {part:<17}| 25.03 | A Reader\n")
-            chapter = root / part / str(speaker) / str(200 + speaker)
-            chapter.mkdir(parents=True)
-            name = f"{speaker}-{200 + speaker}"
-            lines = []
-            for i in range(number, num_utts, 2):
-                wave = builders.speech_like(rng.uniform(1.2, 1.8), 100 * speaker + i)
-                path = chapter / f"{name}-{i:04d}.flac"
-                soundfile.write(path, wave, builders.SAMPLE_RATE)
-                lines.append(f"{path.stem} {' '.join(rng.choice(builders.WORDS, 3))}\n")
-            trans = chapter / f"{name}.trans.txt"
-            if part in UNLABELLED:
-                trans.symlink_to("nowhere")
-            else:
-                trans.write_text("".join(lines))
-    (root / "SPEAKERS.TXT").write_text("".join(speakers))
-
-
-def shrink(conf: Path, checkpoints: dict[str, Path]) -> None:
-    """Tiny teachers and students in the place of a copy's; all other settings stay."""
-
-    def local(name: str) -> dict:
-        upstream = f"{name}_local"
-        return dict(upstream=upstream, path_or_url=str(checkpoints[upstream]))
-
-    training = dict(batch_bins=120000, num_workers=0, log_interval=1)
-    tiny_asr = dict(training, num_iters_per_epoch=2, accum_grad=1, keep_nbest_models=1)
-    parts = ("encoder_conf", "decoder_conf", "joint_net_conf")
-    for path in conf.glob("*.yaml"):
-        config = yaml.safe_load(path.read_text())
-        if path.name.startswith("teacher"):
-            for teacher in config:
-                teacher.update(local(teacher["name"]))
-        elif path.name.startswith("train_asr"):
-            tiny = builders.asr_config(config["encoder"])
-            config.update({k: {**config[k], **tiny[k]} for k in parts}, **tiny_asr)
-        elif path.name == "train_mtkd.yaml":
-            config.update(training, keep_nbest_models=1, use_matplotlib=False)
-        elif path.name == "train_teacher_transducer.yaml":
-            tiny = builders.asr_config("conformer")
-            config.update({k: {**config[k], **tiny[k]} for k in parts}, **tiny_asr)
-            config["encoder_conf"]["input_layer"] = "linear"
-            config["frontend_conf"].update(local("hubert"), layer=3)
-            config["preencoder_conf"].update(
-                input_size=2 * builders.DIM, output_size=builders.DIM
-            )
-        builders.write_yaml(path, config)
+TEST_SETS = ["test_other"]  # one of the four, to save time
 
 
 class Recipe:
@@ -120,21 +44,8 @@ class Recipe:
         ]
         env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
         env["LIBRISPEECH"] = str(self.corpus)
-        process = subprocess.Popen(
-            command,
-            cwd=self.dir,
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        try:
-            text, _ = process.communicate()
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
-        assert process.returncode == 0, text[-6000:]
+        code, text = builders.run_group(command, self.dir, env)
+        assert code == 0, text[-6000:]
         return text
 
     def state(self) -> dict[str, int]:
@@ -266,8 +177,8 @@ def test_the_unlabelled_audio_is_used_and_its_transcripts_are_not(finished):
             assert transcript.is_symlink() and not transcript.exists()
         ids[name] = {utt for utt, _ in scp}
         for teacher in ("hubert", "wavlm", "wav2vec2", "data2vec"):
-            store = finished.dir / "exp/mtkd_targets" / teacher / f"unlabelled_{name}"
-            assert (store / "manifest.json").is_file()
+            stores = finished.dir / "exp/mtkd_targets_num_codebooks4" / teacher
+            assert (stores / f"unlabelled_{name}/manifest.json").is_file()
     log = (
         finished.dir / "exp/mtkd_conformer_teachers_unlabelled/train.log"
     ).read_text()
@@ -295,58 +206,6 @@ def test_labelled_sets_are_those_of_espnets_recipe(finished):
 
 
 # ------------------------------------------------------------- local/data.sh alone
-
-
-# ------------------------------------------------------------- commands of the pages
-
-
-@pytest.fixture
-def trained(finished, tmp_path):
-    """A directory in which the names of README and docs stand for real things."""
-    exp = finished.dir / "exp"
-    for source, name in (
-        (finished.dir / "conf", "conf"),
-        (finished.dir / "data", "data"),
-        (finished.dir / "dump/raw/train_clean_100", "dump/raw/train"),
-        (finished.dir / "dump/raw/dev", "dump/raw/valid"),
-        (finished.dir / "dump/raw/test_other", "dump/raw/test"),
-        (exp / "asr_teacher_hubert", "exp/asr_teacher"),
-        *((path, f"exp/{path.name}") for path in exp.glob("asr_stats_*")),
-    ):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).symlink_to(source.resolve())
-    student = "contextual_block_conformer_teachers_unlabelled"
-    for stage in ("asr", "mtkd"):
-        shutil.copytree(exp / f"{stage}_{student}", tmp_path / f"exp/{stage}_x")
-    wav = next((finished.corpus / "test-other").rglob("*.flac"))
-    soundfile.write(tmp_path / "speech.wav", *soundfile.read(wav))
-    return tmp_path
-
-
-def python_commands() -> list[list[str]]:
-    """All commands of the pages that run a module of ours whole."""
-    from test_docs import PAGES, resolved
-
-    left_out = {"...", "--microphone", "|"}  # not whole; no sound card; not one command
-    return [
-        words[1:]
-        for page in PAGES
-        for words in resolved(page)
-        if words[0] == "python" and not left_out & set(words)
-    ]
-
-
-@pytest.mark.slow
-def test_python_commands_of_the_pages_run(trained, warm_python):
-    found = python_commands()
-    assert len(found) > 8
-    for words in found:
-        if words[1] == "espnet_mtkd.s3prl_upstream" or words[0] != "-m":
-            continue  # tests/teachers/test_student_upstream.py; a benchmark
-        result = subprocess.run(
-            [warm_python, *words], cwd=trained, capture_output=True, text=True
-        )
-        assert result.returncode == 0, (words, result.stderr[-2000:])
 
 
 @pytest.fixture

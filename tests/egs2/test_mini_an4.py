@@ -1,8 +1,6 @@
 """mini_an4's recipe on ESPnet's own archive."""
 
 import os
-import signal
-import subprocess
 
 import builders
 import pytest
@@ -22,20 +20,9 @@ def run(tmp_path_factory, warm_python):
     recipe = builders.mirror_recipe(tmp_path_factory.mktemp("an4"), "mini_an4")
 
     def run(*options) -> str:
-        process = subprocess.Popen(
-            ["./run.sh", "--python", warm_python, "--num_threads", "1", *options],
-            cwd=recipe,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        try:
-            text, _ = process.communicate()
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
-        assert process.returncode == 0, text[-6000:]
+        command = ["./run.sh", "--python", warm_python, "--num_threads", "1", *options]
+        code, text = builders.run_group(command, recipe)
+        assert code == 0, text[-6000:]
         return text
 
     run.recipe = recipe

@@ -399,12 +399,21 @@ def test_unlabelled_prompts_become_a_directory_without_text(tmp_path):
         encode_g722(sounds / f"{name}.g722", seconds)
     (sounds / "empty.g722").write_bytes(b"")
     data_dir = tmp_path / "data/xx"
-    for _ in range(2):  # the second run makes it anew
+
+    def run() -> bool:
+        """Whether it was made anew."""
         result = prepare_unlabelled(tmp_path / "source", data_dir)
         assert result.returncode == 0, result.stderr
-        assert "empty.g722" in result.stdout
+        assert ("empty.g722" in result.stdout) != ("nothing to do" in result.stdout)
+        return "nothing to do" not in result.stdout
+
+    assert run() and not run()
+    (data_dir / "audio/xx-hello.flac").unlink()
+    assert run() and not run()
+    encode_g722(sounds / "hello.g722", 1.5)
+    assert run() and not run()
     files = {path.name for path in data_dir.iterdir()}
-    assert files == {"wav.scp", "utt2spk", "spk2utt", "audio"}
+    assert files == {".stamp", "wav.scp", "utt2spk", "spk2utt", "audio"}
     lines = (data_dir / "wav.scp").read_text().split("\n")[:-1]
     found = dict(line.split() for line in lines)
     assert list(found) == ["xx-digits-1", "xx-hello", "xx-letters-1"]

@@ -19,6 +19,7 @@ seeds=0               # Random seeds, e.g. "0 1 2": every row once for each.
 teachers=conf/teachers.yaml # Teachers of all rows but scratch and single.
 single_teachers=      # YAML files of one teacher each, for the row single.
 kd_teacher_config=conf/train_teacher_transducer.yaml # Config of the teacher transducer.
+kd_teacher_args=      # Arguments for its training, e.g. "--max_epoch 12".
 kd_teacher_tag=teacher # Its experiment is <expdir>/asr_<tag>.
 unlabelled_sets=      # Data directories without text, for the rows unlabelled and pseudo.
 pretrain_epochs=60    # Epochs of stage 1.
@@ -54,6 +55,7 @@ Options:
     --teachers # Teachers of all rows but scratch and single (default="${teachers}").
     --single_teachers   # YAML files of one teacher each (default="${single_teachers}").
     --kd_teacher_config # Config of the teacher transducer (default="${kd_teacher_config}").
+    --kd_teacher_args   # Arguments for its training (default="${kd_teacher_args}").
     --kd_teacher_tag    # Its experiment is <expdir>/asr_<tag> (default="${kd_teacher_tag}").
     --unlabelled_sets   # Data directories without text (default="${unlabelled_sets}").
     --pretrain_epochs # Epochs of stage 1 (default="${pretrain_epochs}").
@@ -78,7 +80,7 @@ options=()
 while [ $# -gt 0 ]; do
     case $1 in
         --rows | --encoders | --seeds | --teachers | --single_teachers \
-            | --kd_teacher_config | --kd_teacher_tag | --unlabelled_sets \
+            | --kd_teacher_config | --kd_teacher_args | --kd_teacher_tag | --unlabelled_sets \
             | --pretrain_epochs | --head_epochs | --finetune_epochs \
             | --head_lr | --finetune_lr \
             | --mtkd_args | --asr_args | --head_args | --finetune_args | --expdir | --python | --note | --command)
@@ -118,6 +120,10 @@ for name in ${rows}; do
     esac
 done
 
+[ -e mtkd.sh ] || fail "expected a recipe's directory that setup.sh has set up, found no" \
+    "mtkd.sh in $(pwd): run egs2/TEMPLATE/mtkd1/setup.sh egs2/<corpus>/mtkd1 from the top," \
+    "then this command in egs2/<corpus>/mtkd1"
+
 scratch=(
     --teachers none
     --asr_args "--max_epoch $((head_epochs + finetune_epochs))${asr_args:+ ${asr_args}}"
@@ -152,7 +158,8 @@ row() {
 if "${needs_teacher}"; then
     log "======== teacher transducer ========"
     ./mtkd.sh --expdir "${expdir}" --python "${python}" --teachers none \
-        --asr_config "${kd_teacher_config}" --asr_tag "${kd_teacher_tag}" "${options[@]}"
+        --asr_config "${kd_teacher_config}" --asr_tag "${kd_teacher_tag}" \
+        --asr_args "${kd_teacher_args}" "${options[@]}"
     trained+=("teacher: teacher transducer=${expdir}/asr_${kd_teacher_tag}")
 fi
 all=$(basename "${teachers}" .yaml)

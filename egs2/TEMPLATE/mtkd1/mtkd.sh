@@ -52,7 +52,7 @@ unlabelled_ratio=1.0  # Hours of them for each hour of the training set, in each
 teachers=conf/teachers.yaml # YAML list of teachers; "none" trains from scratch.
 train_config=conf/train_mtkd.yaml # Config of mtkd_train.
 teacher_mode=live     # live: teachers run during training; cached: targets are stored first.
-targets_dir=          # Directory of stored targets (default: ${expdir}/mtkd_targets).
+targets_dir=          # Directory of stored targets (default: in ${expdir}).
 extract_args=         # Arguments for mtkd_extract, e.g. "--num_codebooks 8".
 extract_nj=           # Jobs of mtkd_extract (default: the number of gpus, or 1).
 mtkd_args=            # Arguments for mtkd_train, e.g. "--max_epoch 10".
@@ -169,13 +169,13 @@ Options:
     --teacher_mode # live or cached (default="${teacher_mode}"). live: teachers run during training,
                    # their targets are kept in memory; cached: targets are stored first
                    # (stage 8), training loads no teacher.
-    --targets_dir  # Directory of stored targets (default="${expdir}/mtkd_targets").
+    --targets_dir  # Directory of stored targets (default: ${expdir}/mtkd_targets, and extract_args).
     --extract_args # Arguments for mtkd_extract, e.g. "--num_codebooks 8" (default="${extract_args}").
                    # By default 16 bytes a frame and layer: 2.9 MB an hour for each.
     --extract_nj   # Jobs of mtkd_extract, by cmd.sh's cuda_cmd (default: the number of gpus, or 1).
     --mtkd_args    # Arguments for mtkd_train, e.g. "--max_epoch 10" (default="${mtkd_args}").
                    # They overwrite those of the config.
-    --mtkd_tag     # Suffix of the directory of stage 1 (default: encoder and teachers).
+    --mtkd_tag     # Suffix of the directory of stage 1 (default: of student, teachers and options).
     --mtkd_exp     # Directory of stage 1; if given, mtkd_tag is ignored (default="${mtkd_exp}").
     --pretrained_checkpoint # File of stage 1 that is handed over (default="${pretrained_checkpoint}").
 
@@ -184,7 +184,7 @@ Options:
     --asr_config   # Config of asr_train (default="conf/train_asr_<encoder>_transducer.yaml").
                    # Stage 1 takes the student's frontend and encoder from it.
     --asr_args     # Arguments for asr_train (default="${asr_args}").
-    --asr_tag      # Suffix of the directory of stage 2 (default: encoder and teachers).
+    --asr_tag      # Suffix of the directory of stage 2 (default: of the options that change it).
     --asr_exp      # Directory of stage 2; if given, asr_tag is ignored (default="${asr_exp}").
     --head_args    # Arguments of asr_train for a first part of stage 11 (default="${head_args}"),
                    # in which the pre-trained encoder is frozen and the decoder learns to
@@ -227,13 +227,16 @@ Options:
 EOF
 )
 
-log "$0 $*"
-. utils/parse_options.sh
-
 fail() {
     log "Error: $*"
     exit 2
 }
+log "$0 $*"
+[ -e utils/parse_options.sh ] || fail "expected a recipe's directory that setup.sh has set up," \
+    "found no utils/parse_options.sh in $(pwd): run egs2/TEMPLATE/mtkd1/setup.sh egs2/<corpus>/mtkd1" \
+    "from the top, then this command in egs2/<corpus>/mtkd1"
+. utils/parse_options.sh
+
 [ $# -eq 0 ] || { log "${help_message}"; fail "no positional arguments are expected, found: $*"; }
 
 . ./path.sh
@@ -289,25 +292,37 @@ if [ -z "${num_threads}" ]; then
 fi
 
 # ======================== Names of the experiments ========================
-_teachers=$(basename "${teachers}" .yaml)
-_suffix=
-[ "${seed}" = 0 ] || _suffix=_seed${seed}
-_args_tag() { echo "$1" | sed -e "s/--/\_/g" -e "s/[ |=/]//g"; }
-: "${mtkd_tag:=${encoder}_${_teachers}$(_args_tag "${mtkd_args}")${_suffix}}"
-: "${mtkd_exp:=${expdir}/mtkd_${mtkd_tag}}"
-if [ "${teachers}" = none ]; then
-    : "${asr_tag:=${encoder}_scratch$(_args_tag "${asr_args}")${_suffix}}"
-else
-    : "${asr_tag:=${mtkd_tag}$(_args_tag "${asr_args}")}"
-fi
-: "${asr_exp:=${expdir}/asr_${asr_tag}}"
-
 _sp=
 [ -z "${speed_perturb_factors}" ] || _sp=_sp
 _train=${dumpdir}/raw/${train_set}${_sp}
 _valid=${dumpdir}/raw/${valid_set}
 _tokens=${token_type}
 [ "${token_type}" != bpe ] || _tokens=bpe${nbpe}
+_teachers=$(basename "${teachers}" .yaml)
+_student=$(basename "${asr_config}" .yaml)
+_student=${_student#train_asr_}
+_student=${_student%_transducer}
+_seed=
+[ "${seed}" = 0 ] || _seed=_seed${seed}
+# An option's value as a part of a name: "--max_epoch 1" -> "_max_epoch1".
+_args_tag() { echo "$*" | sed -e "s/--/\_/g" -e "s/[ |=/]//g"; }
+if [ -z "${mtkd_tag}" ]; then
+    mtkd_tag=${_student}_${_teachers}
+    [ "${teacher_mode}" = live ] || mtkd_tag+=_cached$(_args_tag "${extract_args}")
+    [ -z "${unlabelled_sets}" ] || mtkd_tag+=_unlabelled
+    for dset in ${unlabelled_sets}; do mtkd_tag+=_$(basename "${dset}"); done
+    mtkd_tag+=$(_args_tag "${mtkd_args}")${_seed}
+fi
+: "${mtkd_exp:=${expdir}/mtkd_${mtkd_tag}}"
+if [ -z "${asr_tag}" ]; then
+    asr_tag=${mtkd_tag}
+    [ "${teachers}" != none ] || asr_tag=${_student}_scratch${_seed}
+    [ -z "${kd_teacher_exp}" ] || asr_tag+=_kd$(_args_tag "${paths_args}" "${kd_args}")
+    ! "${pseudo_labels}" || asr_tag+=_pseudo$(_args_tag "${pseudo_args}")
+    asr_tag+=$(_args_tag "${asr_args}" "${head_args}" "${finetune_args}")_${_tokens}${_sp}
+fi
+: "${asr_exp:=${expdir}/asr_${asr_tag}}"
+
 asr_stats_dir=${expdir}/asr_stats_raw_${lang}_${_tokens}${_sp}
 # What stock ESPnet does not know runs through this package.
 with_plugin="${python} -m espnet_mtkd.bin.mtkd_espnet"
@@ -325,7 +340,7 @@ elif [[ -n "${kd_teacher_exp}" || "${asr_args} ${head_args} ${finetune_args}" = 
 fi
 : "${paths_dir:=${expdir}/mtkd_paths_$(basename "${kd_teacher_exp}")}"
 mtkd_stats_dir=${expdir}/mtkd_stats
-: "${targets_dir:=${expdir}/mtkd_targets}"
+: "${targets_dir:=${expdir}/mtkd_targets$(_args_tag "${extract_args}")}"
 : "${extract_nj:=$((ngpu > 1 ? ngpu : 1))}"
 _with=${unlabelled_sets:+_unlabelled}
 _unlabelled=()  # formatted, as are ${_train} and ${_valid}
@@ -477,6 +492,7 @@ run_stage 2 "${done_dir}/2" "speed perturbation: data -> data" \
 run_stage 3 "${done_dir}/3" "format wav.scp: data -> ${dumpdir}/raw/org" "" asr 3
 run_stage 4 "${done_dir}/4" "remove long/short data: ${dumpdir}/raw/org -> ${dumpdir}/raw" \
     "${min_wav_duration} ${max_wav_duration}" asr 4
+audio_key=${key}
 run_stage 5 "${done_dir}/5_${lang}_${_tokens}" "token list: ${dumpdir}/raw -> data" \
     "${lang} ${token_type} ${nbpe} ${bpemode}" asr 5
 run_stage 6 "${asr_stats_dir}/.done" \
@@ -484,6 +500,7 @@ run_stage 6 "${asr_stats_dir}/.done" \
     "$(settings "${stats_config}" | awk '/^[^ ]/ { f = /^frontend/ } f')" \
     asr 10 --asr_config "${stats_config}" --feats_normalize global_mvn
 data_key=${key}
+key=${audio_key}  # of tokens teachers and stage 1 know nothing
 
 # What asr.sh's stages 3 and 4 do, for a set that has no text.
 format_unlabelled() {  # <data directory> <formatted>
@@ -598,6 +615,8 @@ if [ "${teachers}" = none ]; then
     key=${data_key}
     head_args=
     finetune_args=
+else
+    key="${data_key} ${key}"
 fi
 # A random decoder's gradients, at a learning rate that suits it, undo the pre-training in
 # one epoch; so it may learn first, on the frozen encoder.

@@ -5,11 +5,6 @@ set -e
 set -u
 set -o pipefail
 
-log() {
-    local fname=${BASH_SOURCE[1]##*/}
-    echo -e "$(date '+%Y-%m-%dT%H:%M:%S') (${fname}:${BASH_LINENO[0]}:${FUNCNAME[1]}) $*"
-}
-
 budget=default   # smoke: all stages in minutes; default: two rows; ladder; full: all rows.
 languages=es,fr,it,ru # Whose prompts are the unlabelled audio.
 python=python3
@@ -33,22 +28,10 @@ mtkd.sh's, for every row (--stage, --stop_stage, --ngpu, --nj, ...).
 EOF
 )
 
-command="egs2/asterisk/mtkd1/run.sh ${*@Q}"
 cd "$(dirname "$0")"
-root=$(cd ../../.. && pwd)
-options=()
-help=false
-while [ $# -gt 0 ]; do
-    case $1 in
-        --budget | --python)
-            [ $# -gt 1 ] || { log "Error: $1 needs a value"; exit 2; }
-            printf -v "${1#--}" %s "$2"
-            shift 2
-            ;;
-        --help | -h) help=true; shift ;;
-        *) options+=("$1"); shift ;;
-    esac
-done
+# shellcheck source-path=SCRIPTDIR source=../../TEMPLATE/mtkd1/recipe.sh
+. ../../TEMPLATE/mtkd1/recipe.sh
+parse_own_options "budget python" "$@"
 encoders=conformer
 rows="scratch live"
 expdir=exp
@@ -64,34 +47,15 @@ case ${budget} in
     default) ;;
     ladder) rows="scratch teachers kd unlabelled pseudo" ;;
     full) rows="scratch single live teachers kd unlabelled pseudo" ;;
-    *) log "Error: --budget: expected smoke, default, ladder or full, found '${budget}'"; exit 2 ;;
+    *) fail "--budget: expected smoke, default, ladder or full, found '${budget}'" ;;
 esac
 case ${budget} in
     ladder | full) encoders="conformer contextual_block_conformer" ;;
 esac
 
-if "${help}"; then
-    echo "${help_message}"
-    ../../TEMPLATE/mtkd1/ladder.sh --help
-    if [ -e utils/parse_options.sh ]; then
-        ./mtkd.sh --help
-    else
-        echo "(mtkd.sh's own help needs the set-up: run ${root}/tools/setup.sh)"
-    fi
-    exit 0
-fi
-
-# (inside an ESPnet checkout its own environment is used)
-[ ! -x "${root}/tools/setup.sh" ] || "${root}/tools/setup.sh"
-"${root}/egs2/TEMPLATE/mtkd1/setup.sh" .
-# shellcheck source=/dev/null
-. ./path.sh
-
-for model in tiny.en base; do
-    dir=downloads/whisper_$(echo "${model}" | tr . _)
-    ${python} -m espnet_mtkd.bin.mtkd_fetch_whisper --model "${model}" --out_dir "${dir}"
-done
-
+help_if_asked
+set_up
+fetch_whisper
 if [[ " ${rows} " = *" unlabelled "* ]]; then
     local/data.sh --stage 3 --unlabelled "${languages}" --python "${python}"
 fi

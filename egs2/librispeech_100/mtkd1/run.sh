@@ -29,13 +29,7 @@ set -e
 set -u
 set -o pipefail
 
-log() {
-    local fname=${BASH_SOURCE[1]##*/}
-    echo -e "$(date '+%Y-%m-%dT%H:%M:%S') (${fname}:${BASH_LINENO[0]}:${FUNCNAME[1]}) $*"
-}
-
 rows="scratch teachers kd"
-encoders="conformer contextual_block_conformer"
 unlabelled="train-clean-360 train-other-500"
 python=python3
 
@@ -45,45 +39,20 @@ Usage: $0 [--rows "scratch single teachers kd unlabelled pseudo"] [options of la
 Options:
     --rows       # Rows of results, see below (default="${rows}"). unlabelled and
                  # pseudo need 54 GB more of download.
-    --encoders   # Students (default="${encoders}").
     --unlabelled # Parts of LibriSpeech without text (default="${unlabelled}").
     --python     # Python to execute espnet commands (default="${python}").
     --help       # This text, then that of ladder.sh and of mtkd.sh.
-All other options are ladder.sh's (--seeds, --pretrain_epochs, ...) and mtkd.sh's, for every
+All other options are ladder.sh's (--encoders, --seeds, --pretrain_epochs, ...) and mtkd.sh's, for every
 row (--ngpu, --nj, --speed_perturb_factors "0.9 1.0 1.1", ...).
 EOF
 )
 
-command="egs2/librispeech_100/mtkd1/run.sh ${*@Q}"
 cd "$(dirname "$0")"
-root=$(cd ../../.. && pwd)
-options=()
-help=false
-while [ $# -gt 0 ]; do
-    case $1 in
-        --rows | --encoders | --unlabelled | --python)
-            [ $# -gt 1 ] || { log "Error: $1 needs a value"; exit 2; }
-            printf -v "${1#--}" %s "$2"
-            shift 2
-            ;;
-        --help | -h) help=true; shift ;;
-        *) options+=("$1"); shift ;;
-    esac
-done
-if "${help}"; then
-    echo "${help_message}"
-    ../../TEMPLATE/mtkd1/ladder.sh --help
-    if [ -e utils/parse_options.sh ]; then
-        ./mtkd.sh --help
-    else
-        echo "(mtkd.sh's own help needs the set-up: run ${root}/tools/setup.sh)"
-    fi
-    exit 0
-fi
-
-# (inside an ESPnet checkout its own environment is used)
-[ ! -x "${root}/tools/setup.sh" ] || "${root}/tools/setup.sh"
-"${root}/egs2/TEMPLATE/mtkd1/setup.sh" .
+# shellcheck source-path=SCRIPTDIR source=../../TEMPLATE/mtkd1/recipe.sh
+. ../../TEMPLATE/mtkd1/recipe.sh
+parse_own_options "rows unlabelled python" "$@"
+help_if_asked
+set_up
 
 unlabelled_sets=
 case " ${rows} " in
@@ -92,9 +61,7 @@ case " ${rows} " in
         for part in ${unlabelled}; do unlabelled_sets+="data/${part//-/_} "; done ;;
 esac
 
-# shellcheck source=/dev/null
-. ./path.sh
-./ladder.sh --rows "${rows}" --encoders "${encoders}" --python "${python}" \
+./ladder.sh --rows "${rows}" --python "${python}" \
     --command "${command}" \
     --single_teachers "conf/teacher_hubert.yaml conf/teacher_wavlm.yaml conf/teacher_wav2vec2.yaml conf/teacher_data2vec.yaml" \
     --kd_teacher_tag teacher_hubert --unlabelled_sets "${unlabelled_sets}" \

@@ -14,43 +14,18 @@ Usage: $0 [options of ladder.sh and mtkd.sh]
 Options:
     --rows   # Of the ladder (default="${rows}").
     --python # Python to execute espnet commands (default="${python}").
-    --help   # This text, then that of ladder.sh.
+    --help   # This text, then that of ladder.sh and of mtkd.sh.
 All other options are ladder.sh's and mtkd.sh's.
 EOF
 )
 
-command="egs2/mini_an4/mtkd1/run.sh ${*@Q}"
 cd "$(dirname "$0")"
-root=$(cd ../../.. && pwd)
-options=()
-while [ $# -gt 0 ]; do
-    case $1 in
-        --rows | --python)
-            [ $# -gt 1 ] || { echo "Error: $1 needs a value"; exit 2; }
-            printf -v "${1#--}" %s "$2"
-            shift 2
-            ;;
-        --help | -h)
-            echo "${help_message}"
-            ../../TEMPLATE/mtkd1/ladder.sh --help
-            exit 0
-            ;;
-        *) options+=("$1"); shift ;;
-    esac
-done
-
-# (inside an ESPnet checkout its own environment is used)
-[ ! -x "${root}/tools/setup.sh" ] || "${root}/tools/setup.sh"
-"${root}/egs2/TEMPLATE/mtkd1/setup.sh" .
-# shellcheck source=/dev/null
-. ./path.sh
-
-if [ "${rows}" != scratch ]; then
-    for model in tiny.en base; do
-        dir=downloads/whisper_$(echo "${model}" | tr . _)
-        ${python} -m espnet_mtkd.bin.mtkd_fetch_whisper --model "${model}" --out_dir "${dir}"
-    done
-fi
+# shellcheck source-path=SCRIPTDIR source=../../TEMPLATE/mtkd1/recipe.sh
+. ../../TEMPLATE/mtkd1/recipe.sh
+parse_own_options "rows python" "$@"
+help_if_asked
+set_up
+[ "${rows}" = scratch ] || fetch_whisper
 
 ./ladder.sh --rows "${rows}" --encoders conformer --python "${python}" \
     --note "Four training utterances, one epoch: the error rates mean nothing." \

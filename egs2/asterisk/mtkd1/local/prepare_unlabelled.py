@@ -2,6 +2,7 @@
 """A folder of G.722 prompts in any language -> a Kaldi directory without text."""
 
 import argparse
+import hashlib
 import shutil
 import sys
 from pathlib import Path
@@ -18,22 +19,46 @@ from prepare_asterisk import (
 from tqdm import tqdm
 
 
-def prepare(source: Path, data_dir: Path, prefix: str) -> float:
+def stamp(source: Path, data_dir: Path, prefix: str) -> str:
+    """Digest of all that decides what `prepare` writes."""
+    sizes = [
+        f"{p.relative_to(source)} {p.stat().st_size}" for p in source.rglob("*.g722")
+    ]
+    code = [p.read_text() for p in sorted(Path(__file__).parent.glob("prepare_*.py"))]
+    text = "\n".join([str(data_dir), prefix, *sorted(sizes), *code])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_prepared(data_dir: Path, expected: str) -> bool:
+    """Whether an earlier run wrote the same, and no audio file is missing."""
+    try:
+        found = (data_dir / ".stamp").read_text()
+        lines = (data_dir / "wav.scp").read_text().splitlines()
+    except FileNotFoundError:
+        return False
+    return found == expected and all(Path(x.split()[1]).is_file() for x in lines)
+
+
+def prepare(source: Path, data_dir: Path, prefix: str) -> float | None:
     """Decode all prompts that are neither too short nor too long.
 
     Tones and silence are left out by their folder's name.
 
     Args:
         source: searched for `*.g722`.
-        data_dir: made anew; the audio lies in its folder `audio`.
+        data_dir: made anew where it is not what is asked for; the audio lies in its
+            folder `audio`.
         prefix: of utterance ids, and the speaker's name.
 
     Returns:
-        Hours kept.
+        Hours kept; None where all was there already.
 
     Raises:
         ValueError: two prompts of one name, or none at all.
     """
+    key = stamp(source, data_dir, prefix)
+    if is_prepared(data_dir, key):
+        return None
     part = data_dir.with_name(f".{data_dir.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     utterances, left_out = {}, []
@@ -63,6 +88,7 @@ def prepare(source: Path, data_dir: Path, prefix: str) -> float:
     for path in kaldi.iterdir():
         path.rename(part / path.name)
     kaldi.rmdir()
+    (part / ".stamp").write_text(key)
     shutil.rmtree(data_dir, ignore_errors=True)
     part.rename(data_dir)
     return sum(u.seconds for u in utterances.values()) / 3600
@@ -80,7 +106,10 @@ def main() -> int:
     except ValueError as e:
         print(f"error: {e}", file=sys.stderr)
         return 4
-    print(f"{args.data_dir}: {hours:.2f} h of audio")
+    if hours is None:
+        print(f"{args.data_dir}: already prepared, nothing to do")
+    else:
+        print(f"{args.data_dir}: {hours:.2f} h of audio")
     return 0
 
 
