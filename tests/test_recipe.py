@@ -213,10 +213,10 @@ def test_stored_targets_and_unlabelled_audio_train_too(finished, unlabelled):
         *("--stage", "7", "--stop_stage", "9"),
     )
     mtkd(recipe, *options)
+    targets = recipe / "exp_smoke/mtkd_targets_num_codebooks4"
     for teacher in ("whisper_tiny_en", "whisper_base"):
         for dset in ("train", "valid", "unlabelled_others"):
-            store = recipe / "exp_smoke/mtkd_targets" / teacher / dset
-            assert (store / "manifest.json").is_file()
+            assert (targets / teacher / dset / "manifest.json").is_file()
     log = (recipe / "exp_smoke/mtkd_stored/train.log").read_text()
     assert "loss_unlabelled=" in log and "cosine_whisper_base_l4=" in log
     assert mtkd(recipe, *options).count("finished before") == 3
