@@ -239,7 +239,7 @@ def test_a_teacher_transducer_transcribes_and_distils(finished, unlabelled):
     )
     student = (
         *("--mtkd_tag", "conformer_teachers", "--skip_stages", "8 9 10"),
-        *("--asr_tag", "kd", "--asr_args", "--max_epoch 1"),
+        *("--asr_tag", "kd", "--asr_args", "--max_epoch 1", "--head_args", ""),
         *("--kd_teacher_exp", "exp_smoke/asr_teacher"),
         *("--kd_args", "--path_kd_conf weight=0.1"),
         *("--unlabelled_sets", unlabelled, "--pseudo_labels", "true"),

@@ -98,7 +98,7 @@ def values(arguments: list[str], option: str) -> list[str]:
     return [arguments[i + 1] for i, x in enumerate(arguments) if x == option]
 
 
-def test_both_trainings_go_to_all_nodes_and_gpus(cluster):
+def test_all_trainings_go_to_all_nodes_and_gpus(cluster):
     (cluster.recipe / "data/en_token_list/char").mkdir(parents=True)
     builders.write_tokens(cluster.recipe / "data/en_token_list/char/tokens.txt")
     result, records = cluster(
@@ -108,13 +108,13 @@ def test_both_trainings_go_to_all_nodes_and_gpus(cluster):
     assert result.returncode == 0, result.stdout[-3000:]
     jobs = [r["sbatch"] for r in records if "sbatch" in r]
     tasks = [r["srun"] for r in records if "srun" in r]
-    assert len(jobs) == len(tasks) == 2
+    assert len(jobs) == len(tasks) == 3
     for job in jobs:
         assert values(job, "--nodes") == ["2"]
         assert "--gres=gpu:4" in job
-    first, second = tasks
+    first, head, rest = tasks
     assert "espnet_mtkd.bin.mtkd_train" in first
-    assert "espnet2.bin.asr_train" in second
+    assert "espnet2.bin.asr_train" in head and "espnet2.bin.asr_train" in rest
     for task in tasks:
         assert values(task, "--ngpu")[-1] == "4"
         assert values(task, "--multiprocessing_distributed") == ["true"]
@@ -122,9 +122,13 @@ def test_both_trainings_go_to_all_nodes_and_gpus(cluster):
         (method,) = values(task, "--dist_init_method")
         assert method.startswith("file://") and "exp/" in method
     assert values(first, "--output_dir") == ["exp/mtkd_m"]
-    assert values(second, "--output_dir") == ["exp/asr_a"]
+    assert values(head, "--output_dir") == ["exp/asr_a/head"]
+    assert values(rest, "--output_dir") == ["exp/asr_a"]
     handed_over = "exp/mtkd_m/valid.loss.best.pth:encoder:encoder"
-    assert values(second, "--init_param") == [handed_over]
+    assert values(head, "--init_param") == [handed_over]
+    assert values(head, "--freeze_param") == ["encoder"]
+    assert values(rest, "--init_param") == ["exp/asr_a/head/valid.loss.best.pth"]
+    assert values(rest, "--freeze_param") == []
 
 
 def test_the_extraction_is_a_job_array_whose_tasks_make_one_store(cluster):

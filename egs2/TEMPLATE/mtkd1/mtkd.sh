@@ -66,8 +66,8 @@ asr_config=           # Config of asr_train (default: conf/train_asr_${encoder}_
 asr_args=             # Arguments for asr_train, e.g. "--max_epoch 10".
 asr_tag=              # Suffix of the directory of stage 2.
 asr_exp=              # Directory of stage 2. If given, asr_tag is ignored.
-head_args=            # Arguments for a first part with the encoder frozen; empty: none.
-finetune_args=        # Arguments for training on from a pre-trained encoder.
+head_args="--max_epoch 4 --optim_conf lr=0.003" # Arguments for a first part with the encoder frozen.
+finetune_args="--optim_conf lr=0.0005" # Arguments for training on from a pre-trained encoder.
 feats_normalize=global_mvn # global_mvn or utterance_mvn.
 kd_teacher_exp=       # Directory of a trained teacher transducer; empty: no path distillation.
 kd_teacher_model=valid.loss.ave.pth # Its model file.
@@ -188,7 +188,7 @@ Options:
     --asr_exp      # Directory of stage 2; if given, asr_tag is ignored (default="${asr_exp}").
     --head_args    # Arguments of asr_train for a first part of stage 11 (default="${head_args}"),
                    # in which the pre-trained encoder is frozen and the decoder learns to
-                   # use it, e.g. "--max_epoch 8"; empty: no such part.
+                   # use it; empty: no such part, and little is left of the pre-training.
     --finetune_args # Arguments of asr_train for what follows (default="${finetune_args}"),
                    # the training of a student whose encoder was pre-trained.
     --feats_normalize # global_mvn or utterance_mvn (default="${feats_normalize}").
@@ -235,6 +235,8 @@ log "$0 $*"
 [ -e utils/parse_options.sh ] || fail "expected a recipe's directory that setup.sh has set up," \
     "found no utils/parse_options.sh in $(pwd): run egs2/TEMPLATE/mtkd1/setup.sh egs2/<corpus>/mtkd1" \
     "from the top, then this command in egs2/<corpus>/mtkd1"
+_head_args=${head_args}  # the defaults
+_finetune_args=${finetune_args}
 . utils/parse_options.sh
 
 [ $# -eq 0 ] || { log "${help_message}"; fail "no positional arguments are expected, found: $*"; }
@@ -319,7 +321,10 @@ if [ -z "${asr_tag}" ]; then
     [ "${teachers}" != none ] || asr_tag=${_student}_scratch${_seed}
     [ -z "${kd_teacher_exp}" ] || asr_tag+=_kd$(_args_tag "${paths_args}" "${kd_args}")
     ! "${pseudo_labels}" || asr_tag+=_pseudo$(_args_tag "${pseudo_args}")
-    asr_tag+=$(_args_tag "${asr_args}" "${head_args}" "${finetune_args}")_${_tokens}${_sp}
+    asr_tag+=$(_args_tag "${asr_args}")
+    [ "${head_args}" = "${_head_args}" ] || asr_tag+=_head$(_args_tag "${head_args}")
+    [ "${finetune_args}" = "${_finetune_args}" ] || asr_tag+=_finetune$(_args_tag "${finetune_args}")
+    asr_tag+=_${_tokens}${_sp}
 fi
 : "${asr_exp:=${expdir}/asr_${asr_tag}}"
 
