@@ -278,7 +278,6 @@ def test_best_first_search_is_espnets_default(files, beam_size):
         *files,
         search_type="default",
         beam_size=beam_size,
-        max_symbols_per_frame=1000,  # ESPnet has no limit
         nbest=beam_size,
         **NO_CUTS,
     )

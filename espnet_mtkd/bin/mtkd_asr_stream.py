@@ -62,7 +62,12 @@ def get_parser():
         help="greedy; default or tsd: ESPnet's beam searches (default: greedy)",
     )
     add("--beam_size", type=int, default=5, help="of a beam search (default: 5)")
-    add("--max_symbols_per_frame", type=int, default=4, help="(default: 4)")
+    add(
+        "--max_symbols_per_frame",
+        type=int,
+        help="tokens that a frame of the encoder may emit (default: 4; of the search "
+        "default: 32)",
+    )
     add(
         "--endpoint_silence",
         type=float,

@@ -28,7 +28,8 @@ class Speech2TextStreamingTransducer:
             ESPnet.
         beam_size: of `tsd`.
         nbest: hypotheses in `Segment.nbest`.
-        max_symbols_per_frame: tokens that one encoder frame may emit.
+        max_symbols_per_frame: tokens that one encoder frame may emit (default: 4, of
+            `default` 32).
         endpoint_silence: seconds without a token, after the first one, that end a
             segment; `math.inf`: never.
         max_segment: seconds after which a segment without such a pause is cut; bounds
@@ -58,7 +59,7 @@ class Speech2TextStreamingTransducer:
         search_type: str = "greedy",
         beam_size: int = 5,
         nbest: int = 1,
-        max_symbols_per_frame: int = 4,
+        max_symbols_per_frame: int | None = None,
         endpoint_silence: float = 1.0,
         max_segment: float = 30.0,
     ):

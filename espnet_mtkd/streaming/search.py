@@ -42,13 +42,21 @@ class Search:
     Args:
         decoder: `TransducerDecoder` of an ESPnet model.
         joint_network: of the same model.
-        max_symbols_per_frame: tokens that one encoder frame may emit.
+        max_symbols_per_frame: tokens that one encoder frame may emit (default:
+            `usual_max_symbols`).
+
+    Attributes:
+        usual_max_symbols: see above; of what a frame costs it is a factor.
     """
 
-    def __init__(self, decoder, joint_network, max_symbols_per_frame: int = 4):
+    usual_max_symbols = 4
+
+    def __init__(
+        self, decoder, joint_network, max_symbols_per_frame: int | None = None
+    ):
         self.decoder = decoder
         self.joint_network = joint_network
-        self.max_symbols_per_frame = max_symbols_per_frame
+        self.max_symbols_per_frame = max_symbols_per_frame or self.usual_max_symbols
         decoder.set_device(joint_network.lin_out.weight.device)
 
     def project(self, encoded_TD: torch.Tensor) -> torch.Tensor:
@@ -191,8 +199,11 @@ class DefaultSearch(BeamSearch):
 
     Hypotheses of a frame are expanded in the order of their scores, until `beam_size`
     of those that leave it are better than all that are still to be expanded. So a frame
-    in which nothing is said costs little, and one may emit several tokens.
+    in which nothing is said costs little, and one may emit many tokens: ESPnet's search
+    has no limit, here it only bounds the time that a broken model takes.
     """
+
+    usual_max_symbols = 32
 
     def step(
         self,
@@ -252,7 +263,7 @@ def build_search(
     decoder,
     joint_network,
     beam_size: int,
-    max_symbols_per_frame: int,
+    max_symbols_per_frame: int | None,
 ) -> Search:
     """The search of that name.
 
@@ -263,7 +274,7 @@ def build_search(
         raise ConfigError(
             f"search_type: expected one of {', '.join(SEARCHES)}, found '{search_type}'"
         )
-    if max_symbols_per_frame < 1:
+    if max_symbols_per_frame is not None and max_symbols_per_frame < 1:
         raise ConfigError(
             f"max_symbols_per_frame: expected at least 1, found {max_symbols_per_frame}"
         )
