@@ -3,7 +3,11 @@
 import dataclasses
 import platform
 import re
+from collections.abc import Collection
 from pathlib import Path
+
+import numpy as np
+import yaml
 
 from espnet_mtkd.errors import DataError
 
@@ -119,16 +123,35 @@ def results_table(rows: list[tuple[str, Path]]) -> str:
     return "\n".join(lines)
 
 
-def times_table(tsv: Path) -> str:
-    """Markdown table of the wall time of every stage that did something."""
+def times_table(tsv: Path, experiments: Collection[str]) -> str:
+    """Markdown table of the wall time of every stage that did something.
+
+    Args:
+        tsv: `stage_times.tsv`, which mtkd.sh writes.
+        experiments: names of the directories of stage 2 that are counted.
+    """
     lines = ["| row | stage | what | seconds |", "|---|---:|---|---:|"]
     total = 0
     for line in tsv.read_text(encoding="utf-8").splitlines():
         row, number, title, seconds = line.split("\t")
+        if row not in experiments:
+            continue
         total += int(seconds)
         lines.append(f"| {row} | {number} | {title.split(':')[0]} | {seconds} |")
     lines.append(f"| all | | | {total} |")
     return "\n".join(lines)
+
+
+def espnet_sections(text: str, experiments: Collection[str]) -> str:
+    """Of what ESPnet's show_asr_result.sh prints the parts of some experiments.
+
+    Args:
+        text: its output: environment, then `## <directory>` for each experiment.
+        experiments: names of the directories that stay.
+    """
+    head, *parts = re.split(r"^(?=## \S*/)", text, flags=re.M)
+    kept = [x for x in parts if Path(x.split("\n")[0][3:]).name in experiments]
+    return "".join([head, *kept])
 
 
 def read_curve(run_dir: Path, phase: str) -> tuple[list[int], list[float]]:
@@ -162,34 +185,60 @@ def read_curve(run_dir: Path, phase: str) -> tuple[list[int], list[float]]:
     )
 
 
-def plot_curves(run_dirs: list[Path], png: Path) -> None:
-    """Draw training and validation loss of all trainings, stage 1 beside stage 2."""
+def pretraining_of(asr_exp: Path) -> Path | None:
+    """Directory of the stage 1 that a student's encoder comes from, by its config."""
+    config = asr_exp / "config.yaml"
+    if (asr_exp / "head").is_dir():
+        config = asr_exp / "head/config.yaml"
+    if not config.is_file():
+        return None
+    params = yaml.safe_load(config.read_text(encoding="utf-8")).get("init_param")
+    return Path(params[0].split(":")[0]).parent if params else None
+
+
+def plot_curves(asr_exps: list[Path], png: Path) -> None:
+    """Draw training and validation loss of students, their stage 1 beside stage 2.
+
+    Args:
+        asr_exps: their directories of stage 2.
+        png: the picture.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4))
-    titles = {"mtkd": "stage 1: distillation loss", "asr": "stage 2: transducer loss"}
-    for axis, (prefix, title) in zip(axes, titles.items(), strict=True):
-        for color, run_dir in enumerate(
-            d for d in run_dirs if d.name.startswith(f"{prefix}_")
-        ):
+    plots = (
+        (
+            "stage 1: distillation loss",
+            [
+                d
+                for d in dict.fromkeys(map(pretraining_of, asr_exps))
+                if d and d.is_dir()
+            ],
+        ),
+        ("stage 2: transducer loss", asr_exps),
+    )
+    height = 4 + 0.2 * len(asr_exps)  # inches
+    figure, axes = plt.subplots(1, 2, figsize=(11, height))
+    for axis, (title, run_dirs) in zip(axes, plots, strict=True):
+        colors = plt.colormaps["turbo"](np.linspace(0, 1, max(1, len(run_dirs))))
+        for color, run_dir in zip(colors, run_dirs, strict=False):
             for phase, style in (("train", ":"), ("valid", "-")):
                 epochs, losses = read_curve(run_dir, phase)
                 axis.plot(
                     epochs,
                     losses,
                     style,
-                    color=f"C{color}",
-                    label=run_dir.name.removeprefix(f"{prefix}_")
-                    if phase == "valid"
-                    else None,
+                    color=color,
+                    label=run_dir.name.partition("_")[2] if phase == "valid" else None,
                 )
         axis.set(title=title + " (dotted: train)", xlabel="epoch", ylabel="loss")
         axis.grid(alpha=0.3)
         if axis.lines:
-            axis.legend(fontsize=8)
+            axis.legend(
+                fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.12), frameon=False
+            )
     figure.tight_layout()
     temporary = png.with_name(png.name + ".tmp")
     figure.savefig(temporary, dpi=110, format="png")

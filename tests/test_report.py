@@ -228,10 +228,15 @@ def test_curves_of_a_real_training_are_the_trainers_own_record(stage1):
 def test_curves_are_a_png_of_some_size(tmp_path):
     from matplotlib import image
 
-    for name in ("mtkd_x", "asr_x", "asr_scratch"):
+    for name in ("mtkd_x", "asr_x", "asr_x/head", "asr_scratch"):
         write_curve(tmp_path / name, [(1, 5.0, 6.0), (2, 4.0, 5.5)])
+    init = f"{tmp_path}/mtkd_x/valid.loss.best.pth:encoder:encoder"
+    builders.write_yaml(tmp_path / "asr_x/head/config.yaml", dict(init_param=[init]))
+    builders.write_yaml(tmp_path / "asr_scratch/config.yaml", dict(init_param=[]))
+    assert report.pretraining_of(tmp_path / "asr_x") == tmp_path / "mtkd_x"
+    assert report.pretraining_of(tmp_path / "asr_scratch") is None
     png = tmp_path / "curves.png"
-    report.plot_curves([tmp_path / n for n in ("mtkd_x", "asr_x", "asr_scratch")], png)
+    report.plot_curves([tmp_path / n for n in ("asr_x", "asr_scratch")], png)
     assert png.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     pixels = image.imread(png)
     assert pixels.shape[0] > 300 and pixels.shape[1] > 800
@@ -239,12 +244,22 @@ def test_curves_are_a_png_of_some_size(tmp_path):
     assert not png.with_name("curves.png.tmp").exists()
 
 
-def test_times_are_summed(tmp_path):
+def test_times_of_the_rows_are_summed(tmp_path):
     tsv = tmp_path / "times.tsv"
-    tsv.write_text("asr_a\t9\tpre-training: a -> b\t70\nasr_a\t11\ttraining: c\t5\n")
-    lines = [cells(x) for x in report.times_table(tsv).splitlines()]
+    tsv.write_text(
+        "asr_a\t9\tpre-training: a -> b\t70\nasr_b\t9\tpre-training: a -> b\t90\n"
+        "asr_a\t11\ttraining: c\t5\n"
+    )
+    lines = [cells(x) for x in report.times_table(tsv, {"asr_a", "asr_c"}).splitlines()]
     assert lines[2] == ["asr_a", "9", "pre-training", "70"]
-    assert lines[-1] == ["all", "", "", "75"]
+    assert len(lines) == 5 and lines[-1] == ["all", "", "", "75"]
+
+
+def test_espnets_tables_are_those_of_the_rows():
+    head = "# RESULTS\n## Environments\n- date: today\n\n"
+    parts = [f"## exp/asr_{x}\n### WER\n|a|b|\n\n" for x in "abc"]
+    text = report.espnet_sections("".join([head, *parts]), {"asr_a", "asr_c", "asr_d"})
+    assert text == head + parts[0] + parts[2]
 
 
 @needs_sclite
@@ -254,7 +269,7 @@ def test_the_command_writes_results_with_all_parts(tmp_path, capsys):
         score(folder, HYPOTHESES[name])
         write_curve(folder, [(1, 5.0, 6.0)])
     (tmp_path / "stage_times.tsv").write_text("asr_taught\t11\ttraining: c\t5\n")
-    (tmp_path / "espnet.md").write_text("# RESULTS\n## asr_scratch\n### WER\n")
+    (tmp_path / "espnet.md").write_text("# RESULTS\n## exp/asr_scratch\n### WER\n")
     main(
         [
             *("--expdir", str(tmp_path), "--command", "run.sh --budget x"),
@@ -266,7 +281,13 @@ def test_the_command_writes_results_with_all_parts(tmp_path, capsys):
     )
     text = (tmp_path / "RESULTS.md").read_text()
     wer = error_rate(HYPOTHESES["taught"], "wer")
-    for part in ("run.sh --budget x", "A note.", "curves.png", f"| {wer:.1f} |"):
+    for part in (
+        "run.sh --budget x",
+        "A note.",
+        "curves.png",
+        f"| {wer:.1f} |",
+        "### exp/asr_scratch",
+    ):
         assert part in text
     assert "two teachers" in capsys.readouterr().out
     assert (tmp_path / "curves.png").is_file()

@@ -48,9 +48,9 @@ def main(cmd=None):
         if not equals:
             raise ConfigError(f"--rows: expected NAME=DIR, found '{row}'")
         rows.append((name, Path(folder)))
+    experiments = {folder.name for _, folder in rows}
     table = report.results_table(rows)
-    run_dirs = sorted(p.parent for p in args.expdir.glob("*/tensorboard"))
-    report.plot_curves(run_dirs, args.expdir / "curves.png")
+    report.plot_curves([folder for _, folder in rows], args.expdir / "curves.png")
     parts = [
         "# RESULTS",
         f"- command: `{args.command}`" if args.command else "",
@@ -71,10 +71,11 @@ def main(cmd=None):
         "## Training curves",
         "![losses](curves.png)",
         "## Wall time",
-        report.times_table(args.expdir / "stage_times.tsv"),
+        report.times_table(args.expdir / "stage_times.tsv", experiments),
     ]
     if args.espnet_results:
         text = args.espnet_results.read_text(encoding="utf-8")
+        text = report.espnet_sections(text, experiments)
         parts.append(text.replace("\n## ", "\n### ").replace("# RESULTS", "## ESPnet"))
     results = args.expdir / "RESULTS.md"
     text = "\n\n".join(p for p in parts if p) + "\n"
