@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What --target_delay does to a streaming student: stage 1 and 2 for each delay, in half the
-# epochs of the ladder. In a recipe's directory, after its ladder (whose data and targets
-# are taken), with the recipe's options for mtkd.sh:
+# What --target_delay does to a streaming student: stage 1 and 2 for each delay, in 20 and
+# 16 epochs. In a recipe's directory, after its ladder (whose data and targets are taken),
+# with the recipe's options for mtkd.sh:
 #
 #     ../../../benchmarks/target_delay.sh --train_set train --valid_set valid \
 #         --test_sets test --lang en --token_type char --max_wav_duration 30 --ngpu 0

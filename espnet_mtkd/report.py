@@ -7,9 +7,9 @@ from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from espnet_mtkd.errors import DataError
+from espnet_mtkd.locate import read_yaml
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,9 +190,7 @@ def pretraining_of(asr_exp: Path) -> Path | None:
     config = asr_exp / "config.yaml"
     if (asr_exp / "head").is_dir():
         config = asr_exp / "head/config.yaml"
-    if not config.is_file():
-        return None
-    params = yaml.safe_load(config.read_text(encoding="utf-8")).get("init_param")
+    params = read_yaml(config).get("init_param") if config.is_file() else None
     return Path(params[0].split(":")[0]).parent if params else None
 
 
@@ -208,22 +206,16 @@ def plot_curves(asr_exps: list[Path], png: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    plots = (
-        (
-            "stage 1: distillation loss",
-            [
-                d
-                for d in dict.fromkeys(map(pretraining_of, asr_exps))
-                if d and d.is_dir()
-            ],
-        ),
-        ("stage 2: transducer loss", asr_exps),
-    )
+    pretrainings = dict.fromkeys(map(pretraining_of, asr_exps))
+    plots = {
+        "stage 1: distillation loss": [d for d in pretrainings if d and d.is_dir()],
+        "stage 2: transducer loss": asr_exps,
+    }
     height = 4 + 0.2 * len(asr_exps)  # inches
     figure, axes = plt.subplots(1, 2, figsize=(11, height))
-    for axis, (title, run_dirs) in zip(axes, plots, strict=True):
-        colors = plt.colormaps["turbo"](np.linspace(0, 1, max(1, len(run_dirs))))
-        for color, run_dir in zip(colors, run_dirs, strict=False):
+    for axis, (title, run_dirs) in zip(axes, plots.items(), strict=True):
+        colors = plt.colormaps["turbo"](np.linspace(0, 1, len(run_dirs)))
+        for color, run_dir in zip(colors, run_dirs, strict=True):
             for phase, style in (("train", ":"), ("valid", "-")):
                 epochs, losses = read_curve(run_dir, phase)
                 axis.plot(

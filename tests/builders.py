@@ -366,11 +366,13 @@ def mirror_recipe(folder: Path, name: str) -> Path:
     return recipe
 
 
-def run_group(command, cwd: Path, env: dict | None = None) -> tuple[int, str]:
+def run_group(
+    command, cwd: Path, env: dict | None = None
+) -> subprocess.CompletedProcess:
     """Run a command in a process group of its own, which ends when a test is stopped.
 
     Returns:
-        Exit code and output, of both streams.
+        As `subprocess.run` does; output of both streams in `stdout`.
     """
     process = subprocess.Popen(
         command,
@@ -386,4 +388,4 @@ def run_group(command, cwd: Path, env: dict | None = None) -> tuple[int, str]:
     except BaseException:
         os.killpg(process.pid, signal.SIGKILL)
         raise
-    return process.returncode, text
+    return subprocess.CompletedProcess(command, process.returncode, text)

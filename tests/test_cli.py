@@ -153,13 +153,7 @@ def recipe(tmp_path_factory):
 
 def run(folder, *command):
     """Result of a command; its help and messages, in whatever stream, in `stdout`."""
-    return subprocess.run(
-        command,
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return builders.run_group(command, folder)
 
 
 def test_help_of_mtkd_sh_names_every_option_with_its_default(recipe):

@@ -58,14 +58,7 @@ def test_a_recipe_runs_with_the_checkout_around_it(checkout, tmp_path, how):
     environment = {k: v for k, v in os.environ.items() if k != "ESPNET_ROOT"}
 
     def run(*command, cwd):
-        result = subprocess.run(
-            command,
-            cwd=cwd,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        result = builders.run_group(command, cwd, environment)
         assert result.returncode == 0, result.stdout[-3000:]
         return result.stdout
 

@@ -44,9 +44,9 @@ class Recipe:
         ]
         env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
         env["LIBRISPEECH"] = str(self.corpus)
-        code, text = builders.run_group(command, self.dir, env)
-        assert code == 0, text[-6000:]
-        return text
+        result = builders.run_group(command, self.dir, env)
+        assert result.returncode == 0, result.stdout[-6000:]
+        return result.stdout
 
     def state(self) -> dict[str, int]:
         """What was made -> time of its last change, but for the report's own files."""
@@ -221,14 +221,7 @@ def prepared(tmp_path):
         env = dict(os.environ, LIBRISPEECH=str(librispeech))
         if path is not None:
             env["PATH"] = f"{path}:{env['PATH']}"
-        result = subprocess.run(
-            ["local/data.sh", *options],
-            cwd=recipe,
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        result = builders.run_group(["local/data.sh", *options], recipe, env)
         return result.returncode, result.stdout
 
     run.corpus = tmp_path / "corpus"

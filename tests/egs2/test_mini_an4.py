@@ -21,9 +21,9 @@ def run(tmp_path_factory, warm_python):
 
     def run(*options) -> str:
         command = ["./run.sh", "--python", warm_python, "--num_threads", "1", *options]
-        code, text = builders.run_group(command, recipe)
-        assert code == 0, text[-6000:]
-        return text
+        result = builders.run_group(command, recipe)
+        assert result.returncode == 0, result.stdout[-6000:]
+        return result.stdout
 
     run.recipe = recipe
     return run

@@ -96,7 +96,8 @@ def site(tmp_path_factory, checkpoints, warm_python):
                 upload = "--skip_upload_hf" in words
                 words += ["--python", sys.executable if upload else str(warm_python)]
             cwd = folder if words[0].startswith("egs2/") else recipe
-            results.append((words, *builders.run_group(words, cwd, env)))
+            result = builders.run_group(words, cwd, env)
+            results.append((words, result.returncode, result.stdout))
         uploaded = {name: set(hub.files(name)) for name in hub.repos}
     return SimpleNamespace(dir=recipe, results=results, uploaded=uploaded)
 

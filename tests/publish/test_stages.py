@@ -20,14 +20,7 @@ def run(recipe, hub, *options) -> subprocess.CompletedProcess:
     ]
     env = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
     env.update(HF_ENDPOINT=hub.url, HF_TOKEN=hub_stub.TOKEN, HF_HUB_DISABLE_XET="1")
-    return subprocess.run(
-        command,
-        cwd=recipe,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return builders.run_group(command, recipe, env)
 
 
 def stages(text: str) -> list[tuple[str, bool]]:
