@@ -1,5 +1,6 @@
 """Stage 2 with a teacher transducer, its paths, and a student, as a user runs it."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import yaml
 
 from espnet_mtkd.bin import mtkd_espnet, mtkd_extract_paths
 from espnet_mtkd.errors import ConfigError, DataError, TargetStoreError
+from espnet_mtkd.targets.store import TargetStore
 from espnet_mtkd.transducer.paths import PathStores
 from espnet_mtkd.transducer.task import MTKDASRTask
 
@@ -155,21 +157,56 @@ def test_a_second_extraction_changes_nothing(data, teacher, paths):
     assert files_of(paths) == before
 
 
-def test_an_empty_transcript_is_named(data, teacher, tmp_path, capsys):
-    bad = tmp_path / "data"
-    shutil.copytree(data / "train", bad / "train")
-    text = bad / "train/text"
+def with_transcript(data, folder: Path, transcript: str) -> str:
+    """Copy the training set, one utterance of which has another text; its id."""
+    shutil.copytree(data / "train", folder / "train")
+    text = folder / "train/text"
     lines = text.read_text().splitlines()
     utt = lines[2].split()[0]
-    lines[2] = utt
+    lines[2] = f"{utt} {transcript}".rstrip()
     text.write_text("\n".join(lines) + "\n")
+    return utt
+
+
+NO_PATH = {"": "empty transcript", "ONE " * 100: "399 labels, but [0-9]+ frames"}
+
+
+@pytest.mark.parametrize(("transcript", "fault"), NO_PATH.items())
+def test_an_utterance_without_a_path_is_named(
+    data, teacher, tmp_path, capsys, transcript, fault
+):
+    utt = with_transcript(data, tmp_path / "data", transcript)
     with pytest.raises(SystemExit) as end:
-        mtkd_extract_paths.main(extraction(teacher, bad, tmp_path / "out"))
+        mtkd_extract_paths.main(extraction(teacher, tmp_path / "data", tmp_path / "o"))
     assert end.value.code == 4
-    assert f"{utt}: empty transcript" in capsys.readouterr().err
-    text.unlink()
+    err = capsys.readouterr().err
+    assert re.search(f"{utt}: {fault}", err) and "More than 0.1% is no accident" in err
+
+
+@pytest.mark.parametrize("transcript", NO_PATH)
+def test_few_utterances_without_a_path_are_left_out(
+    data, teacher, paths, tmp_path, monkeypatch, transcript
+):
+    """All others have the path that they have without it."""
+    monkeypatch.setattr("espnet_mtkd.audio.MAX_BAD_FRACTION", 0.5)
+    utt = with_transcript(data, tmp_path / "data", transcript)
+    mtkd_extract_paths.main(extraction(teacher, tmp_path / "data", tmp_path / "o"))
+    stores = [TargetStore(x / "train") for x in (tmp_path / "o", paths)]
+    for line in (data / "train/speech_shape").read_text().splitlines():
+        name, num_samples = line.split()
+        found, expected = (x.read(name, int(num_samples)) for x in stores)
+        for key in ("nodes", "logp"):
+            if name == utt:
+                assert len(found[key]) == 0 < len(expected[key])
+            else:
+                np.testing.assert_array_equal(found[key], expected[key])
+
+
+def test_without_transcripts_there_are_no_paths(data, teacher, tmp_path):
+    with_transcript(data, tmp_path / "data", "")
+    (tmp_path / "data/train/text").unlink()
     with pytest.raises(SystemExit) as end:
-        mtkd_extract_paths.main(extraction(teacher, bad, tmp_path / "out"))
+        mtkd_extract_paths.main(extraction(teacher, tmp_path / "data", tmp_path / "o"))
     assert end.value.code == 4
 
 
