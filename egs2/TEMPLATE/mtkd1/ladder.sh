@@ -24,7 +24,8 @@ kd_teacher_tag=teacher # Its experiment is <expdir>/asr_<tag>.
 unlabelled_sets=      # Data directories without text, for the rows unlabelled and pseudo.
 pretrain_epochs=60    # Epochs of stage 1.
 head_epochs=8         # Epochs of stage 2 with the pre-trained encoder frozen.
-finetune_epochs=32    # Epochs of stage 2 after that; from scratch: both, at once.
+finetune_epochs=32    # Epochs of stage 2 after that.
+scratch_epochs=       # Epochs of stage 2 from scratch; empty: the two above together.
 head_lr=0.003         # Learning rate of the former,
 finetune_lr=0.0005    # and of the latter.
 expdir=exp            # Directory of the experiments and of RESULTS.md.
@@ -61,8 +62,9 @@ Options:
     --pretrain_epochs # Epochs of stage 1 (default="${pretrain_epochs}").
     --head_epochs     # Epochs of stage 2 in which the pre-trained encoder is frozen
                       # (default="${head_epochs}").
-    --finetune_epochs # Epochs of stage 2 after that (default="${finetune_epochs}"). From
-                      # scratch stage 2 has as many epochs as both together.
+    --finetune_epochs # Epochs of stage 2 after that (default="${finetune_epochs}").
+    --scratch_epochs  # Epochs of stage 2 from scratch (default="${scratch_epochs}"); empty: as
+                      # many as the two above together.
     --head_lr     # Learning rate with the frozen encoder (default="${head_lr}").
     --finetune_lr # Learning rate after that (default="${finetune_lr}").
     --mtkd_args     # Arguments for mtkd_train in stage 1, after the ladder's own,
@@ -81,7 +83,7 @@ while [ $# -gt 0 ]; do
     case $1 in
         --rows | --encoders | --seeds | --teachers | --single_teachers \
             | --kd_teacher_config | --kd_teacher_args | --kd_teacher_tag | --unlabelled_sets \
-            | --pretrain_epochs | --head_epochs | --finetune_epochs \
+            | --pretrain_epochs | --head_epochs | --finetune_epochs | --scratch_epochs \
             | --head_lr | --finetune_lr \
             | --mtkd_args | --asr_args | --head_args | --finetune_args | --expdir | --python | --note | --command)
             [ $# -gt 1 ] || fail "$1 needs a value"
@@ -95,11 +97,12 @@ while [ $# -gt 0 ]; do
         *) options+=("$1"); shift ;;
     esac
 done
-for name in pretrain_epochs head_epochs finetune_epochs; do
+for name in pretrain_epochs head_epochs finetune_epochs ${scratch_epochs:+scratch_epochs}; do
     case ${!name} in
         '' | 0 | *[!0-9]*) fail "--${name}: expected a number above 0, found '${!name}'" ;;
     esac
 done
+: "${scratch_epochs:=$((head_epochs + finetune_epochs))}"
 for e in ${encoders}; do
     case ${e} in
         conformer | contextual_block_conformer) ;;
@@ -126,7 +129,7 @@ done
 
 scratch=(
     --teachers none
-    --asr_args "--max_epoch $((head_epochs + finetune_epochs))${asr_args:+ ${asr_args}}"
+    --asr_args "--max_epoch ${scratch_epochs}${asr_args:+ ${asr_args}}"
 )
 taught=(
     --mtkd_args "--max_epoch ${pretrain_epochs}${mtkd_args:+ ${mtkd_args}}"
