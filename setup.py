@@ -65,8 +65,10 @@ setup(
         "tqdm",
     ],
     extras_require={
+        "espnet3": ["lightning"],
         "microphone": ["sounddevice"],
         "test": [
+            "lightning",
             "pytest",
             "pytest-randomly",
             "pytest-xdist",
