@@ -75,14 +75,19 @@ def test_stage_1_by_espnet3(corpus, two_teachers, tmp_path, mode):
     builders.write_yaml(tmp_path / "train_mtkd.yaml", config)
     for part in (corpus.train, corpus.valid):
         shutil.copytree(part, tmp_path / "data" / part.name)
-    command = [*("--stages", "train"), *("--training_config", "train_mtkd.yaml")]
-    subprocess.run(
-        [sys.executable, example / "run.py", *command],
-        check=True,
-        capture_output=True,
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+        (tmp_path / "data" / part.name / "speech_shape").unlink()
+    doctor = ["-m", "espnet_mtkd.bin.mtkd_doctor", "--teachers", two_teachers]
+    doctor += ["--data_dir", "data/train", "data/valid", "--out_dir", "exp/stats"]
+    run = [example / "run.py", "--stages", "train"]
+    run += ["--training_config", "train_mtkd.yaml"]
+    for command in (doctor, run):
+        subprocess.run(
+            [sys.executable, *command],
+            check=True,
+            capture_output=True,
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
     exp = tmp_path / "exp/train_mtkd"
     model_file = exp / "valid.loss.ave_1best.pth"
     model, _ = MTKDTask.build_model_from_file(exp / "config.yaml", model_file)

@@ -1,6 +1,12 @@
-"""Stage 1 by ESPnet3's trainer (`pip install lightning`), in a directory with data/:
+"""Stage 1 by ESPnet3's trainer (`pip install lightning`).
 
-python /path/to/examples/espnet3/run.py --stages train --training_config train_mtkd.yaml
+    python -m espnet_mtkd.bin.mtkd_doctor --teachers teachers.yaml \\
+        --data_dir data/train data/valid --out_dir exp/stats
+    python run.py --stages train --training_config train_mtkd.yaml
+
+The first looks at teachers and audio and writes the lengths by which batches are made.
+exp/train_mtkd/valid.loss.ave_*best.pth:encoder:encoder is what stage 2 begins with
+(--init_param of asr_train, --pretrained_model of asr.sh).
 """
 
 from espnet3.systems.base.system import BaseSystem
