@@ -24,8 +24,7 @@ kd_teacher_tag=teacher # Its experiment is <expdir>/asr_<tag>.
 unlabelled_sets=      # Data directories without text, for the rows unlabelled and pseudo.
 pretrain_epochs=60    # Epochs of stage 1.
 head_epochs=8         # Epochs of stage 2 with the pre-trained encoder frozen.
-finetune_epochs=32    # Epochs of stage 2 after that.
-scratch_epochs=       # Epochs of stage 2 from scratch; empty: the two above together.
+finetune_epochs=32    # Epochs of stage 2 after that; from scratch: both, at once.
 head_lr=0.003         # Learning rate of the former,
 finetune_lr=0.0005    # and of the latter.
 expdir=exp            # Directory of the experiments and of RESULTS.md.
@@ -33,7 +32,8 @@ python=python3        # Python to execute espnet commands.
 mtkd_args=            # Arguments for mtkd_train in stage 1, after the ladder's own,
 asr_args=             # for asr_train in stage 2,
 head_args=            # for its part with the encoder frozen,
-finetune_args=        # and for the part after that.
+finetune_args=        # and for the part after that,
+scratch_args=         # or for a stage 2 from scratch.
 note=                 # A sentence below the table of results.
 command=              # That the results were made by.
 
@@ -62,15 +62,16 @@ Options:
     --pretrain_epochs # Epochs of stage 1 (default="${pretrain_epochs}").
     --head_epochs     # Epochs of stage 2 in which the pre-trained encoder is frozen
                       # (default="${head_epochs}").
-    --finetune_epochs # Epochs of stage 2 after that (default="${finetune_epochs}").
-    --scratch_epochs  # Epochs of stage 2 from scratch (default="${scratch_epochs}"); empty: as
-                      # many as the two above together.
+    --finetune_epochs # Epochs of stage 2 after that (default="${finetune_epochs}"). From
+                      # scratch stage 2 has as many epochs as both together, or what
+                      # --scratch_args says.
     --head_lr     # Learning rate with the frozen encoder (default="${head_lr}").
     --finetune_lr # Learning rate after that (default="${finetune_lr}").
     --mtkd_args     # Arguments for mtkd_train in stage 1, after the ladder's own,
     --asr_args      # for asr_train in stage 2,
     --head_args     # for its part with the encoder frozen,
-    --finetune_args # and for the part after that.
+    --finetune_args # and for the part after that,
+    --scratch_args  # or for a stage 2 from scratch.
     --expdir      # Directory of the experiments and of RESULTS.md (default="${expdir}").
     --python      # Python to execute espnet commands (default="${python}").
     --note        # A sentence below the table of results.
@@ -83,9 +84,10 @@ while [ $# -gt 0 ]; do
     case $1 in
         --rows | --encoders | --seeds | --teachers | --single_teachers \
             | --kd_teacher_config | --kd_teacher_args | --kd_teacher_tag | --unlabelled_sets \
-            | --pretrain_epochs | --head_epochs | --finetune_epochs | --scratch_epochs \
+            | --pretrain_epochs | --head_epochs | --finetune_epochs \
             | --head_lr | --finetune_lr \
-            | --mtkd_args | --asr_args | --head_args | --finetune_args | --expdir | --python | --note | --command)
+            | --mtkd_args | --asr_args | --head_args | --finetune_args \
+            | --scratch_args | --expdir | --python | --note | --command)
             [ $# -gt 1 ] || fail "$1 needs a value"
             printf -v "${1#--}" %s "$2"
             shift 2
@@ -97,12 +99,11 @@ while [ $# -gt 0 ]; do
         *) options+=("$1"); shift ;;
     esac
 done
-for name in pretrain_epochs head_epochs finetune_epochs ${scratch_epochs:+scratch_epochs}; do
+for name in pretrain_epochs head_epochs finetune_epochs; do
     case ${!name} in
         '' | 0 | *[!0-9]*) fail "--${name}: expected a number above 0, found '${!name}'" ;;
     esac
 done
-: "${scratch_epochs:=$((head_epochs + finetune_epochs))}"
 for e in ${encoders}; do
     case ${e} in
         conformer | contextual_block_conformer) ;;
@@ -129,7 +130,7 @@ done
 
 scratch=(
     --teachers none
-    --asr_args "--max_epoch ${scratch_epochs}${asr_args:+ ${asr_args}}"
+    --asr_args "--max_epoch $((head_epochs + finetune_epochs))${asr_args:+ ${asr_args}}${scratch_args:+ ${scratch_args}}"
 )
 taught=(
     --mtkd_args "--max_epoch ${pretrain_epochs}${mtkd_args:+ ${mtkd_args}}"

@@ -49,7 +49,7 @@ note+=" encoders, were trained on transcribed speech."
     --single_teachers "conf/teacher_whisper_tiny_en.yaml conf/teacher_whisper_base.yaml" \
     --kd_teacher_tag teacher_whisper_base --kd_teacher_args "--max_epoch 12" \
     --unlabelled_sets "$(for name in ${unlabelled}; do printf 'data/%s ' "${name}"; done)" \
-    --pretrain_epochs 15 --head_epochs 3 --finetune_epochs 12 --scratch_epochs 30 \
+    --pretrain_epochs 15 --head_epochs 3 --finetune_epochs 12 --scratch_args "--max_epoch 30" \
     --note "${note}" --command "${command}" --python "${python}" \
     --train_set "${train_set}" --valid_set dev --test_sets test \
     --lang en --token_type char --max_wav_duration 20 \
