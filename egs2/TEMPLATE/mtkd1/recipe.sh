@@ -18,10 +18,15 @@ command=    # for RESULTS.md
 
 # Sets the run.sh's own options, and options, help and command.
 parse_own_options() {  # <names> <arguments of run.sh ...>
-    local names=$1
+    local names=$1 word
     shift
-    # shellcheck disable=SC2034  # run.sh hands it on
-    command="${PWD#"${root}"/}/run.sh ${*@Q}"
+    command="${PWD#"${root}"/}/run.sh"
+    for word in "$@"; do
+        case ${word} in
+            '' | *[!A-Za-z0-9_./=-]*) word=${word@Q} ;;
+        esac
+        command+=" ${word}"
+    done
     while [ $# -gt 0 ]; do
         if [[ $1 = --* && " ${names} " = *" ${1#--} "* ]]; then
             [ $# -gt 1 ] || fail "$1 needs a value"
