@@ -1,0 +1,307 @@
+"""The same on another device as on the CPU; run by test_second_device.py."""
+
+import argparse
+import math
+
+import builders
+import numpy as np
+import pytest
+import second_device
+import soundfile
+import streaming_models
+import torch
+from second_device import DEVICE
+from torch.nn.utils.rnn import pad_sequence
+
+from espnet_mtkd.build import build_student
+from espnet_mtkd.losses import CodebookLoss, EmbeddingLoss
+from espnet_mtkd.model import ESPnetMTKDModel
+from espnet_mtkd.teachers.base import parse_teachers
+from espnet_mtkd.teachers.cached import CachedTeacher
+from espnet_mtkd.teachers.memory import TargetMemory
+from espnet_mtkd.teachers.s3prl import S3PRLTeacher, TeacherPool
+from espnet_mtkd.trainer import fit_standardizers
+
+ENCODERS = list(builders.ENCODERS)
+UPSTREAMS = ["whisper", "hubert", "wav2vec2", "wavlm", "data2vec"]
+SEARCHES = [("greedy", 3), ("tsd", 2), ("default", None)]
+
+
+@pytest.fixture(autouse=True)
+def attached():
+    with second_device.Attached():
+        yield
+
+
+@pytest.fixture(scope="module")
+def batch(corpus):
+    """Three utterances of the corpus, as ESPnet's trainer gives them."""
+    lines = (corpus.train / "wav.scp").read_text().splitlines()[:3]
+    utts, files = zip(*(line.split() for line in lines), strict=True)
+    waves = [torch.from_numpy(soundfile.read(f, dtype="float32")[0]) for f in files]
+    return dict(
+        speech=pad_sequence(waves, batch_first=True),
+        speech_lengths=torch.tensor([len(w) for w in waves]),
+        utt_id=list(utts),
+    )
+
+
+def move(batch: dict) -> dict:
+    """A batch on the second device."""
+    return {
+        k: v.to(DEVICE) if isinstance(v, torch.Tensor) else v for k, v in batch.items()
+    }
+
+
+def same(found, expected, tolerance=1e-4):
+    """Values on the second device are those on the host."""
+    assert found.device == DEVICE
+    torch.testing.assert_close(found.cpu(), expected, rtol=tolerance, atol=tolerance)
+
+
+def same_targets(found, expected, tolerance=1e-4):
+    """The same for what a teacher gives, padding aside."""
+    assert list(found) == list(expected)
+    for name, (target_BTE, lengths_B) in expected.items():
+        same(found[name][1], lengths_B)
+        for b, n in enumerate(lengths_B.tolist()):
+            same(found[name][0][b, :n], target_BTE[b, :n], tolerance)
+
+
+def gradients(model, batch):
+    """Loss of a batch, with `model.training` but no dropout, and all gradients."""
+    torch.manual_seed(0)  # SpecAugment's masks
+    model.eval()
+    model.training = True
+    loss = model(**batch)[0]
+    loss.backward()
+    found = {k: p.grad for k, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return loss.detach(), found
+
+
+def compare(model, batch):
+    """Loss and gradients of a model on the host and on the second device."""
+    loss, expected = gradients(model, batch)
+    model.to(DEVICE)
+    found_loss, found = gradients(model, move(batch))
+    same(found_loss, loss)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        same(found[name], gradient, 1e-3)
+
+
+def build(encoder, teachers, loss, **options):
+    """A student of stage 1, all its parts in use."""
+    config = builders.asr_config(encoder)
+    args = argparse.Namespace(
+        frontend="default",
+        frontend_conf=config["frontend_conf"],
+        specaug="specaug",
+        specaug_conf=dict(apply_time_warp=False, time_mask_width_range=[5, 9]),
+        normalize="utterance_mvn",
+        normalize_conf={},
+        encoder=encoder,
+        encoder_conf=config["encoder_conf"],
+    )
+    torch.manual_seed(0)
+    return ESPnetMTKDModel(*build_student(args), teachers, loss, **options)
+
+
+def test_it_tells_devices_apart():
+    """Of a device that takes everything, nothing could be learnt."""
+    x = torch.ones(2, 3)
+    with pytest.raises(RuntimeError, match="two devices"):
+        x.to(DEVICE) + x
+    with pytest.raises(RuntimeError, match="two devices"):
+        x[torch.arange(2, device=DEVICE)]
+    with pytest.raises(RuntimeError):
+        x.to(DEVICE).numpy()
+
+
+@pytest.mark.parametrize("upstream", UPSTREAMS)
+def test_a_teacher(upstream, checkpoints, batch):
+    config = dict(name="x", upstream=f"{upstream}_local")
+    config["path_or_url"] = str(checkpoints[config["upstream"]])
+    teacher = S3PRLTeacher(parse_teachers([config])[0])
+    speech, lengths, utts = batch.values()
+    expected = teacher(speech, lengths, utts)
+    same_targets(teacher(speech.to(DEVICE), lengths.to(DEVICE), utts), expected)
+
+
+def test_remembered_targets(two_teachers, batch):
+    teachers = TeacherPool(parse_teachers(str(two_teachers)))
+    expected = teachers(*batch.values())
+    memory = TargetMemory(teachers, 10**8)
+    for _ in range(2):
+        same_targets(memory(*move(batch).values()), expected, 1e-2)
+
+
+@pytest.mark.parametrize("align", ["concat", "linear"])
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_stage_1(encoder, align, two_teachers, batch):
+    teachers = TeacherPool(parse_teachers(str(two_teachers)))
+    model = build(encoder, teachers, EmbeddingLoss(mse=0.5), align=align)
+    fit_standardizers(model, [(batch["utt_id"], batch)], "cpu")
+    statistics = {k: v.clone() for k, v in model.standardizers.state_dict().items()}
+    compare(model, batch)
+    tensors = {k: v for k, v in batch.items() if k != "utt_id"}
+    fit_standardizers(model, [(batch["utt_id"], tensors)], "second:0")
+    for name, value in model.standardizers.state_dict().items():
+        same(value, statistics[name])
+    model.train()
+    assert model(**move(batch))[0].isfinite()
+
+
+@pytest.mark.parametrize("form", ["codes", "fp16"])
+def test_stored_targets(form, two_teachers, corpus, batch, tmp_path):
+    from espnet_mtkd.bin import mtkd_extract
+
+    mtkd_extract.main(
+        [
+            *("--teachers", str(two_teachers), "--data_dir", str(corpus.train)),
+            *("--out_dir", str(tmp_path), "--form", form),
+        ]
+    )
+    configs = parse_teachers(str(two_teachers))
+    teachers = TeacherPool(configs, lambda config: CachedTeacher(config, tmp_path))
+    same_targets(teachers(*move(batch).values()), teachers(*batch.values()))
+    if form == "codes":
+        codes = TeacherPool(configs, lambda c: CachedTeacher(c, tmp_path, True))
+        compare(build("conformer", codes, CodebookLoss()), batch)
+
+
+def test_what_extraction_computes(two_teachers, corpus, batch, tmp_path):
+    from espnet_mtkd.bin import mtkd_extract
+    from espnet_mtkd.targets.embeddings import embed, load_batches
+    from espnet_mtkd.targets.extract import to_fp16
+    from espnet_mtkd.targets.plan import Utterance
+    from espnet_mtkd.targets.quantizer import read_codebooks
+
+    mtkd_extract.main(
+        [
+            *("--teachers", str(two_teachers), "--data_dir", str(corpus.train)),
+            *("--out_dir", str(tmp_path), "--num_codebooks", "4"),
+        ]
+    )
+    book = read_codebooks(tmp_path / "whisper/codebooks.safetensors")["whisper_l3"]
+    teacher = S3PRLTeacher(parse_teachers(str(two_teachers))[0])
+    files = dict(
+        line.split() for line in (corpus.train / "wav.scp").read_text().splitlines()
+    )
+    utts = [
+        Utterance(utt, files[utt], n, n // 320)
+        for utt, n in zip(
+            batch["utt_id"], batch["speech_lengths"].tolist(), strict=True
+        )
+    ]
+    # (inference_mode, around `embed`, does not go with tensors like these)
+    embed = torch.no_grad()(embed.__wrapped__)
+    found = {}
+    for device in ("cpu", str(DEVICE)):
+        ((_, speech),) = load_batches([utts], device)
+        rows = embed(teacher, utts, speech)
+        assert {row["whisper_l3"].device for row in rows} == {torch.device(device)}
+        found[device] = [
+            (to_fp16("whisper_l3", "utt", x), book.encode(x))
+            for x in (row["whisper_l3"] for row in rows)
+        ]
+    for here, there in zip(*found.values(), strict=True):
+        np.testing.assert_allclose(there[0], here[0], rtol=1e-2, atol=1e-2)
+        assert (there[1] == here[1]).mean() > 0.9  # of a hair's breadth, some change
+
+
+@pytest.mark.parametrize("loss", ["plain", "sliced"])
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_stage_2(encoder, loss, checkpoints, corpus, batch, tmp_path):
+    """Teacher transducer, its paths, and the student that learns from them."""
+    from espnet_mtkd.bin import mtkd_extract_paths
+    from espnet_mtkd.transducer.extract_paths import TeacherTransducer, find_path
+    from espnet_mtkd.transducer.task import MTKDASRTask
+
+    def arguments(config):
+        tokens = corpus.tokens.read_text().splitlines()
+        return argparse.Namespace(
+            **{
+                **MTKDASRTask.get_default_config(),
+                **config,
+                "token_list": tokens,
+                "token_type": "char",
+            }
+        )
+
+    config = builders.asr_config("conformer", frontend="mtkd_teacher")
+    config["frontend_conf"] = dict(
+        upstream="whisper_local", path_or_url=str(checkpoints["whisper_local"])
+    )
+    config["preencoder"] = "linear"
+    config["preencoder_conf"] = dict(input_size=2 * builders.DIM, output_size=12)
+    config["encoder_conf"] = {**config["encoder_conf"], "input_layer": "linear"}
+    torch.manual_seed(1)
+    args = arguments(config)
+    torch.save(MTKDASRTask.build_model(args).state_dict(), tmp_path / "model.pth")
+    builders.write_yaml(tmp_path / "config.yaml", vars(args))
+    mtkd_extract_paths.main(
+        [
+            *("--asr_exp", str(tmp_path), "--model_file", "model.pth"),
+            *("--data_dir", str(corpus.train), "--out_dir", str(tmp_path / "paths")),
+        ]
+    )
+
+    texts = dict(
+        line.split(" ", 1) for line in (corpus.train / "text").read_text().splitlines()
+    )
+    teacher = TeacherTransducer(tmp_path / "config.yaml", tmp_path / "model.pth")
+    labels = [teacher.labels(utt, texts[utt]) for utt in batch["utt_id"]]
+    # (inference_mode, around `logits`, does not go with tensors like these)
+    logits = TeacherTransducer.logits.__wrapped__
+    with torch.no_grad():
+        wave = batch["speech"][0, : batch["speech_lengths"][0]]
+        expected = logits(teacher, wave, labels[0])
+        teacher.model.to(DEVICE)
+        teacher.device = str(DEVICE)
+        found = logits(teacher, wave, labels[0])
+    same(found, expected)
+    np.testing.assert_array_equal(
+        find_path(found, labels[0], 0, 5)[0], find_path(expected, labels[0], 0, 5)[0]
+    )
+
+    args = arguments(builders.asr_config(encoder))
+    args.path_targets_dir = str(tmp_path / "paths")
+    args.transducer_loss = loss
+    torch.manual_seed(2)
+    labels = [torch.from_numpy(x) for x in labels]
+    compare(
+        MTKDASRTask.build_model(args),
+        dict(
+            batch,
+            text=pad_sequence(labels, batch_first=True, padding_value=-1),
+            text_lengths=torch.tensor([len(x) for x in labels]),
+        ),
+    )
+
+
+@pytest.mark.parametrize("search, max_symbols", SEARCHES)
+def test_streaming(search, max_symbols, tmp_path):
+    from espnet_mtkd.streaming import Speech2TextStreamingTransducer
+
+    decoder = Speech2TextStreamingTransducer(
+        *streaming_models.build(tmp_path / "model"),
+        search_type=search,
+        max_symbols_per_frame=max_symbols,
+        endpoint_silence=math.inf,
+    )
+    wave = builders.speech_like(4, 1)
+
+    def decode():
+        streams = [decoder.open_stream(), decoder.open_stream()]
+        for i in range(0, len(wave), 3001):
+            decoder.accept(streams, [wave[i : i + 3001], wave[i : i + 1501]])
+        return [[(s.text, s.times_ms) for s in x] for x in decoder.finish(streams)]
+
+    expected = decode()
+    assert all(segments[-1][0] for segments in expected)
+    decoder.asr_model.to(DEVICE)
+    decoder.frontend.to(DEVICE)
+    decoder.search.decoder.set_device(DEVICE)
+    assert decode() == expected
