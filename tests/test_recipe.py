@@ -160,6 +160,22 @@ def test_the_second_run_says_so_and_changes_nothing(finished):
     assert not changed
 
 
+def test_a_row_that_is_not_finished_is_named_below_the_table(finished):
+    recipe = finished[0]
+    command = [
+        *("./ladder.sh", "--expdir", "exp_smoke", "--encoders", "conformer"),
+        *("--rows", "scratch live teachers", "--note", "A note."),
+        *("--train_set", "train", "--valid_set", "valid", "--test_sets", "test"),
+        *("--stop_stage", "0"),
+    ]
+    before = rows_of(recipe)
+    result = subprocess.run(command, cwd=recipe, capture_output=True, text=True)
+    assert result.returncode == 0, (result.stdout + result.stderr)[-4000:]
+    assert rows_of(recipe) == before
+    text = (recipe / "exp_smoke/RESULTS.md").read_text()
+    assert "A note. Rows not finished: conformer: all teachers." in text
+
+
 def test_both_trainings_wrote_what_the_next_stages_read(finished):
     recipe = finished[0]
     exp = recipe / "exp_smoke"

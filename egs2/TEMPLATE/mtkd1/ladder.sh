@@ -49,6 +49,8 @@ Rows, each of them one student more for every encoder and seed:
     unlabelled  + unlabelled audio in stage 1
     pseudo      + its pseudo-labels, by the teacher transducer, in stage 2
 
+RESULTS.md in --expdir grows with each row; --stop_stage 0 makes it of what is there.
+
 Options:
     --rows     # Which, in this order (default="${rows}").
     --encoders # (default="${encoders}")
@@ -143,6 +145,30 @@ kd=(--kd_teacher_exp "${expdir}/asr_${kd_teacher_tag}")
 unlabelled=(--unlabelled_sets "${unlabelled_sets}")
 
 trained=()
+reported=0  # how many of them RESULTS.md speaks of
+# RESULTS.md of the rows so far, those that are not scored left out and named.
+report() {
+    local row scored=() missing=
+    reported=${#trained[@]}
+    for row in "${trained[@]}"; do
+        if [ -f "${row#*=}/.done_score" ]; then
+            scored+=("${row}")
+        else
+            missing+="${missing:+; }${row%%=*}"
+        fi
+    done
+    [ -z "${missing}" ] || log "Not scored yet (stage 13): ${missing}"
+    [ ${#scored[@]} -gt 0 ] || return 0
+    scripts/utils/show_asr_result.sh "${expdir}" > "${expdir}/results_espnet.md"
+    ${python} -m espnet_mtkd.bin.mtkd_report --expdir "${expdir}" --rows "${scored[@]}" \
+        --espnet_results "${expdir}/results_espnet.md" --command "${command}" \
+        --note "${note}${missing:+${note:+ }Rows not finished: ${missing}.}"
+}
+# A ladder that is stopped has a table of the rows that are finished.
+add_row() {  # <student>: <row> <directory of stage 2>
+    trained+=("$1=$2")
+    if [ "$2/.done_score" -nt "${expdir}/RESULTS.md" ]; then report; fi
+}
 # <encoder> <title> <tag of stage 2> <tag of stage 1> <options ...>
 row() {
     local e=$1 title=$2 tag=$3 mtkd_tag=$4 seed end
@@ -155,7 +181,7 @@ row() {
             --encoder "${e}" --seed "${seed}" \
             --mtkd_tag "${e}_${mtkd_tag}${end}" --asr_tag "${e}_${tag}${end}" \
             "${options[@]}"
-        trained+=("${e}: ${title}=${expdir}/asr_${e}_${tag}${end}")
+        add_row "${e}: ${title}" "${expdir}/asr_${e}_${tag}${end}"
     done
 }
 
@@ -164,7 +190,7 @@ if "${needs_teacher}"; then
     ./mtkd.sh --expdir "${expdir}" --python "${python}" --teachers none \
         --asr_config "${kd_teacher_config}" --asr_tag "${kd_teacher_tag}" \
         --asr_args "${kd_teacher_args}" "${options[@]}"
-    trained+=("teacher: teacher transducer=${expdir}/asr_${kd_teacher_tag}")
+    add_row "teacher: teacher transducer" "${expdir}/asr_${kd_teacher_tag}"
 fi
 all=$(basename "${teachers}" .yaml)
 for e in ${encoders}; do
@@ -197,12 +223,4 @@ for e in ${encoders}; do
     done
 done
 
-for row in "${trained[@]}"; do
-    if [ ! -f "${row#*=}/.done_score" ]; then
-        log "No RESULTS.md yet: ${row#*=} is not scored (stage 13)"
-        exit 0
-    fi
-done
-scripts/utils/show_asr_result.sh "${expdir}" > "${expdir}/results_espnet.md"
-${python} -m espnet_mtkd.bin.mtkd_report --expdir "${expdir}" --rows "${trained[@]}" \
-    --espnet_results "${expdir}/results_espnet.md" --note "${note}" --command "${command}"
+[ "${reported}" = ${#trained[@]} ] || report
