@@ -129,6 +129,8 @@ done
 [ -e mtkd.sh ] || fail "expected a recipe's directory that setup.sh has set up, found no" \
     "mtkd.sh in $(pwd): run egs2/TEMPLATE/mtkd1/setup.sh egs2/<corpus>/mtkd1 from the top," \
     "then this command in egs2/<corpus>/mtkd1"
+# shellcheck source=/dev/null
+. ./path.sh
 
 scratch=(
     --teachers none
