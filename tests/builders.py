@@ -1,5 +1,6 @@
 """Small real things that the tests run on: checkpoints, audio, data directories."""
 
+import argparse
 import os
 import shutil
 import signal
@@ -311,6 +312,34 @@ def asr_config(encoder: str, **changes) -> dict:
         "num_att_plot": 0,
         **changes,
     }
+
+
+def teacher_transducer_config(whisper: Path) -> dict:
+    """A tiny stage-2 config of a teacher transducer over a Whisper checkpoint."""
+    config = asr_config("conformer", frontend="mtkd_teacher")
+    config["frontend_conf"] = dict(upstream="whisper_local", path_or_url=str(whisper))
+    config["preencoder"] = "linear"
+    config["preencoder_conf"] = dict(input_size=2 * DIM, output_size=12)
+    config["encoder_conf"] = {**config["encoder_conf"], "input_layer": "linear"}
+    return config
+
+
+def student_args(encoder: str, **changes) -> argparse.Namespace:
+    """What `build_student` takes, for the tiny student of `asr_config`."""
+    config = asr_config(encoder)
+    return argparse.Namespace(
+        **{
+            "frontend": "default",
+            "frontend_conf": config["frontend_conf"],
+            "specaug": None,
+            "specaug_conf": {},
+            "normalize": "utterance_mvn",
+            "normalize_conf": {},
+            "encoder": encoder,
+            "encoder_conf": config["encoder_conf"],
+            **changes,
+        }
+    )
 
 
 def mtkd_config(**changes) -> dict:

@@ -93,16 +93,10 @@ def compare(model, batch):
 
 def build(encoder, teachers, loss, **options):
     """A student of stage 1, all its parts in use."""
-    config = builders.asr_config(encoder)
-    args = argparse.Namespace(
-        frontend="default",
-        frontend_conf=config["frontend_conf"],
+    args = builders.student_args(
+        encoder,
         specaug="specaug",
         specaug_conf=dict(apply_time_warp=False, time_mask_width_range=[5, 9]),
-        normalize="utterance_mvn",
-        normalize_conf={},
-        encoder=encoder,
-        encoder_conf=config["encoder_conf"],
     )
     torch.manual_seed(0)
     return ESPnetMTKDModel(*build_student(args), teachers, loss, **options)
@@ -142,11 +136,11 @@ def test_remembered_targets(two_teachers, batch):
 def test_stage_1(encoder, align, two_teachers, batch):
     teachers = TeacherPool(parse_teachers(str(two_teachers)))
     model = build(encoder, teachers, EmbeddingLoss(mse=0.5), align=align)
-    fit_standardizers(model, [(batch["utt_id"], batch)], "cpu")
+    tensors = {k: v for k, v in batch.items() if k != "utt_id"}
+    fit_standardizers(model, [(batch["utt_id"], tensors)], "cpu")
     statistics = {k: v.clone() for k, v in model.standardizers.state_dict().items()}
     compare(model, batch)
-    tensors = {k: v for k, v in batch.items() if k != "utt_id"}
-    fit_standardizers(model, [(batch["utt_id"], tensors)], "second:0")
+    fit_standardizers(model, [(batch["utt_id"], tensors)], str(DEVICE))
     for name, value in model.standardizers.state_dict().items():
         same(value, statistics[name])
     model.train()
@@ -230,13 +224,7 @@ def test_stage_2(encoder, loss, checkpoints, corpus, batch, tmp_path):
             }
         )
 
-    config = builders.asr_config("conformer", frontend="mtkd_teacher")
-    config["frontend_conf"] = dict(
-        upstream="whisper_local", path_or_url=str(checkpoints["whisper_local"])
-    )
-    config["preencoder"] = "linear"
-    config["preencoder_conf"] = dict(input_size=2 * builders.DIM, output_size=12)
-    config["encoder_conf"] = {**config["encoder_conf"], "input_layer": "linear"}
+    config = builders.teacher_transducer_config(checkpoints["whisper_local"])
     torch.manual_seed(1)
     args = arguments(config)
     torch.save(MTKDASRTask.build_model(args).state_dict(), tmp_path / "model.pth")

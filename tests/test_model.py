@@ -1,7 +1,5 @@
 """The student of stage 1: frame shift, loss, what it holds and what it does not."""
 
-import argparse
-
 import builders
 import numpy as np
 import pytest
@@ -24,19 +22,7 @@ ENCODERS = list(builders.ENCODERS)
 def student(encoder: str):
     """ESPnet's frontend, specaug, normaliser and encoder, tiny."""
     torch.manual_seed(0)
-    config = builders.asr_config(encoder)
-    return build_student(
-        argparse.Namespace(
-            frontend="default",
-            frontend_conf=config["frontend_conf"],
-            specaug=None,
-            specaug_conf={},
-            normalize="utterance_mvn",
-            normalize_conf={},
-            encoder=encoder,
-            encoder_conf=config["encoder_conf"],
-        )
-    )
+    return build_student(builders.student_args(encoder))
 
 
 @pytest.fixture(scope="module")

@@ -45,13 +45,7 @@ def train(data: Path, exp: Path, config: dict, *extra) -> Path:
 @pytest.fixture(scope="module")
 def teacher(data, checkpoints, tmp_path_factory):
     """A teacher transducer over a tiny Whisper, trained for an epoch."""
-    config = builders.asr_config("conformer", frontend="mtkd_teacher")
-    config["frontend_conf"] = dict(
-        upstream="whisper_local", path_or_url=str(checkpoints["whisper_local"])
-    )
-    config["preencoder"] = "linear"
-    config["preencoder_conf"] = dict(input_size=2 * builders.DIM, output_size=12)
-    config["encoder_conf"] = {**config["encoder_conf"], "input_layer": "linear"}
+    config = builders.teacher_transducer_config(checkpoints["whisper_local"])
     return train(data, tmp_path_factory.mktemp("teacher") / "asr_teacher", config)
 
 
