@@ -46,6 +46,27 @@ def batch(corpus):
     )
 
 
+@pytest.fixture(scope="module")
+def extract(two_teachers, corpus, tmp_path_factory):
+    """Function: form -> a folder of the corpus's stored targets (made once)."""
+    from espnet_mtkd.bin import mtkd_extract
+
+    made = {}
+
+    def get(form):
+        if form not in made:
+            made[form] = tmp_path_factory.mktemp(form)
+            mtkd_extract.main(
+                [
+                    *("--teachers", str(two_teachers), "--form", form),
+                    *("--data_dir", str(corpus.train), "--out_dir", str(made[form])),
+                ]
+            )
+        return made[form]
+
+    return get
+
+
 def move(batch: dict) -> dict:
     """A batch on the second device."""
     return {
@@ -148,37 +169,23 @@ def test_stage_1(encoder, align, two_teachers, batch):
 
 
 @pytest.mark.parametrize("form", ["codes", "fp16"])
-def test_stored_targets(form, two_teachers, corpus, batch, tmp_path):
-    from espnet_mtkd.bin import mtkd_extract
-
-    mtkd_extract.main(
-        [
-            *("--teachers", str(two_teachers), "--data_dir", str(corpus.train)),
-            *("--out_dir", str(tmp_path), "--form", form),
-        ]
-    )
-    configs = parse_teachers(str(two_teachers))
-    teachers = TeacherPool(configs, lambda config: CachedTeacher(config, tmp_path))
+def test_stored_targets(form, two_teachers, extract, batch):
+    configs, folder = parse_teachers(str(two_teachers)), extract(form)
+    teachers = TeacherPool(configs, lambda config: CachedTeacher(config, folder))
     same_targets(teachers(*move(batch).values()), teachers(*batch.values()))
     if form == "codes":
-        codes = TeacherPool(configs, lambda c: CachedTeacher(c, tmp_path, True))
+        codes = TeacherPool(configs, lambda c: CachedTeacher(c, folder, True))
         compare(build("conformer", codes, CodebookLoss()), batch)
 
 
-def test_what_extraction_computes(two_teachers, corpus, batch, tmp_path):
-    from espnet_mtkd.bin import mtkd_extract
+def test_what_extraction_computes(two_teachers, corpus, batch, extract):
     from espnet_mtkd.targets.embeddings import embed, load_batches
     from espnet_mtkd.targets.extract import to_fp16
     from espnet_mtkd.targets.plan import Utterance
     from espnet_mtkd.targets.quantizer import read_codebooks
 
-    mtkd_extract.main(
-        [
-            *("--teachers", str(two_teachers), "--data_dir", str(corpus.train)),
-            *("--out_dir", str(tmp_path), "--num_codebooks", "4"),
-        ]
-    )
-    book = read_codebooks(tmp_path / "whisper/codebooks.safetensors")["whisper_l3"]
+    codebooks = extract("codes") / "whisper/codebooks.safetensors"
+    book = read_codebooks(codebooks)["whisper_l3"]
     teacher = S3PRLTeacher(parse_teachers(str(two_teachers))[0])
     files = dict(
         line.split() for line in (corpus.train / "wav.scp").read_text().splitlines()
