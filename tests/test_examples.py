@@ -95,6 +95,9 @@ def test_stage_1_by_espnet3(corpus, two_teachers, tmp_path, mode):
         {k: asr[k] for k in ("frontend_conf", "encoder", "encoder_conf")}
     )
     config["model"]["teachers"] = str(two_teachers)
+    # One utterance a batch: padding moves HuBERT's hidden states, by its group norm.
+    for part, bins in (("train", 1), ("valid", 200000)):
+        config["dataloader"][part]["iter_factory"]["batches"]["batch_bins"] = bins
     config["trainer"]["max_epochs"] = 2  # ESPnet3's mean has all epochs but the last
     if mode == "stored":
         config["model"]["targets_dir"] = str(tmp_path / "targets")
@@ -128,7 +131,7 @@ def test_stage_1_by_espnet3(corpus, two_teachers, tmp_path, mode):
     frames = [pool(*read_batch([a])) for a in sorted(corpus.train.glob("*.flac"))]
     for name, standardizer in model.standardizers.items():
         x = torch.cat([f[name][0][0] for f in frames])
-        tolerance = dict(rtol=0.05, atol=0.05 * x.std().item())  # padding tells
+        tolerance = dict(rtol=0.001, atol=0.001 * x.std().item())
         torch.testing.assert_close(standardizer.mean, x.mean(0), **tolerance)
         torch.testing.assert_close(
             standardizer.std, x.std(0, correction=0), **tolerance
