@@ -72,14 +72,12 @@ def stages(text: str) -> list[tuple[int, str]]:
 
 
 def state_of(recipe: Path) -> dict[str, int]:
-    """Checkpoint, audio, text or score -> time of its last change."""
-    suffixes = (".pth", ".flac", ".trn", ".npz", ".png", ".safetensors")
+    """Checkpoint, audio, text, score or report -> time of its last change."""
+    suffixes = (".pth", ".flac", ".trn", ".npz", ".png", ".safetensors", ".md")
     return {
         str(path.relative_to(recipe)): path.stat().st_mtime_ns
         for path in recipe.rglob("*")
-        if path.suffix in suffixes
-        and not path.is_symlink()
-        and path.name != "curves.png"  # the report is written each time
+        if path.suffix in suffixes and not path.is_symlink()
     }
 
 
