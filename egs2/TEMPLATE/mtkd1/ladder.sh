@@ -150,7 +150,7 @@ trained=()
 reported=0  # how many of them RESULTS.md speaks of
 # RESULTS.md of the rows so far, those that are not scored left out and named.
 report() {
-    local row words scored=() missing=
+    local row words key stamp=${expdir}/.done_report scored=() missing=
     reported=${#trained[@]}
     for row in "${trained[@]}"; do
         if [ -f "${row#*=}/.done_score" ]; then
@@ -162,22 +162,20 @@ report() {
     [ -z "${missing}" ] || log "Not scored yet (stage 13): ${missing}"
     [ ${#scored[@]} -gt 0 ] || return 0
     words="${note}${missing:+${note:+ }Rows not finished: ${missing}.}"
-    if reported_before; then
+    # Of these rows, by this command, and no stage has run since?
+    key="${command} ${words} ${scored[*]}"
+    if [ -f "${expdir}/RESULTS.md" ] && [ -f "${expdir}/curves.png" ] \
+        && [ -f "${stamp}" ] && [ "$(<"${stamp}")" = "${key}" ] \
+        && [ ! "${expdir}/stage_times.tsv" -nt "${stamp}" ]; then
         log "${expdir}/RESULTS.md: finished before"
-        return
+        return 0
     fi
+    echo "${key}" > "${stamp}.tmp"  # before the report: a stage that ends meanwhile is newer
     scripts/utils/show_asr_result.sh "${expdir}" > "${expdir}/results_espnet.md"
     ${python} -m espnet_mtkd.bin.mtkd_report --expdir "${expdir}" --rows "${scored[@]}" \
         --espnet_results "${expdir}/results_espnet.md" --command "${command}" \
         --note "${words}"
-    echo "${command} ${words} ${scored[*]}" > "${expdir}/.done_report"
-}
-# Is RESULTS.md of these rows, by this command, and has no stage run since?
-reported_before() {
-    local stamp=${expdir}/.done_report
-    [ -f "${expdir}/RESULTS.md" ] && [ -f "${stamp}" ] \
-        && [ "$(cat "${stamp}")" = "${command} ${words} ${scored[*]}" ] \
-        && [ ! "${expdir}/stage_times.tsv" -nt "${stamp}" ]
+    mv "${stamp}.tmp" "${stamp}"
 }
 # A ladder that is stopped has a table of the rows that are finished.
 add_row() {  # <student>: <row> <directory of stage 2>
