@@ -21,7 +21,7 @@ from pathlib import Path
 
 def build_data_dir(folder: Path, wav_scp: Path, repeats: int) -> Path:
     """A Kaldi directory with every utterance `repeats` times."""
-    from espnet_mtkd.audio import read_wav_scp
+    from espnet_mtkd.data.audio import read_wav_scp
 
     folder.mkdir()
     lines = sorted(
@@ -43,7 +43,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=4)
     args = parser.parse_args()
 
-    from espnet_mtkd.audio import check_data_dir
+    from espnet_mtkd.data.audio import check_data_dir
 
     cores = len(os.sched_getaffinity(0))
     threads = str(max(1, cores // 2))

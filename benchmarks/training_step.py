@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from espnet_mtkd.audio import read_lengths, read_wav_scp
+from espnet_mtkd.data.audio import read_lengths, read_wav_scp
 from espnet_mtkd.targets.embeddings import load_batches
 from espnet_mtkd.targets.plan import Utterance, plan_batches
 
@@ -41,9 +41,9 @@ class Zeros:
 def build(config: dict, teachers, device: str):
     """A student, its standardisers set, and its optimizer."""
     from espnet_mtkd.bin.mtkd_train import get_parser
-    from espnet_mtkd.losses import EmbeddingLoss
-    from espnet_mtkd.model import ESPnetMTKDModel
-    from espnet_mtkd.task import build_student, read_student_config
+    from espnet_mtkd.objective.losses import EmbeddingLoss
+    from espnet_mtkd.pretraining.model import ESPnetMTKDModel
+    from espnet_mtkd.pretraining.task import build_student, read_student_config
 
     torch.manual_seed(0)
     args = get_parser().parse_args(["--config", config["train"], "--output_dir", "x"])
@@ -86,8 +86,8 @@ def main():
     os.chdir(args.recipe)
     torch.set_num_threads(args.num_threads)
 
+    from espnet_mtkd.targets.teacher import CachedTeacher
     from espnet_mtkd.teachers.base import parse_teachers
-    from espnet_mtkd.teachers.cached import CachedTeacher
     from espnet_mtkd.teachers.s3prl import TeacherPool
 
     configs = parse_teachers("conf/teachers.yaml")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from espnet2.tasks.asr import ASRTask
 
-from espnet_mtkd.audio import check_data_dir
-from espnet_mtkd.task import MTKDTask
+from espnet_mtkd.data.audio import check_data_dir
+from espnet_mtkd.pretraining.task import MTKDTask
 
 corpus, exp = map(Path, sys.argv[1:])
 audio, text = [], []

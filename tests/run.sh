@@ -3,7 +3,7 @@
 #   tests/run.sh                 everything; half an hour, set-up included
 #   tests/run.sh -n 2 --dist loadfile   in two processes, a file in one
 #   tests/run.sh -m 'not slow'   without the recipe
-#   tests/run.sh tests/test_align.py -k linear
+#   tests/run.sh tests/objective/test_align.py -k linear
 # All arguments go to pytest.
 set -euo pipefail
 

@@ -13,14 +13,14 @@ import torch
 from second_device import DEVICE
 from torch.nn.utils.rnn import pad_sequence
 
-from espnet_mtkd.build import build_student
-from espnet_mtkd.losses import CodebookLoss, EmbeddingLoss
-from espnet_mtkd.model import ESPnetMTKDModel
+from espnet_mtkd.objective.losses import CodebookLoss, EmbeddingLoss
+from espnet_mtkd.pretraining.model import ESPnetMTKDModel
+from espnet_mtkd.pretraining.trainer import fit_standardizers
+from espnet_mtkd.student.build import build_student
+from espnet_mtkd.targets.teacher import CachedTeacher
 from espnet_mtkd.teachers.base import parse_teachers
-from espnet_mtkd.teachers.cached import CachedTeacher
 from espnet_mtkd.teachers.memory import TargetMemory
 from espnet_mtkd.teachers.s3prl import S3PRLTeacher, TeacherPool
-from espnet_mtkd.trainer import fit_standardizers
 
 ENCODERS = list(builders.ENCODERS)
 UPSTREAMS = ["whisper", "hubert", "wav2vec2", "wavlm", "data2vec"]

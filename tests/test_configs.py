@@ -7,8 +7,8 @@ import builders
 import pytest
 import yaml
 
-from espnet_mtkd.losses import EmbeddingLoss
-from espnet_mtkd.task import (
+from espnet_mtkd.objective.losses import EmbeddingLoss
+from espnet_mtkd.pretraining.task import (
     MTKDTask,
     build_student,
     check_config,

@@ -14,7 +14,7 @@ import yaml
 from torch.nn.utils.rnn import pad_sequence
 
 from espnet_mtkd.bin import mtkd_extract, mtkd_handover
-from espnet_mtkd.task import MTKDTask
+from espnet_mtkd.pretraining.task import MTKDTask
 from espnet_mtkd.teachers.base import parse_teachers
 from espnet_mtkd.teachers.s3prl import TeacherPool
 
@@ -60,7 +60,7 @@ def test_espnet3_builds_stage_1_by_its_task_key(two_teachers):
         "teachers": yaml.safe_load(two_teachers.read_text()),
         **{k: asr[k] for k in ("frontend_conf", "encoder", "encoder_conf")},
     }
-    model = get_espnet_model("espnet_mtkd.task.MTKDTask", config)
+    model = get_espnet_model("espnet_mtkd.pretraining.task.MTKDTask", config)
     speech = torch.from_numpy(builders.speech_like(1.2, 7))[None]
     lengths = torch.tensor([speech.size(1)])
     model.observe_targets(speech, lengths)

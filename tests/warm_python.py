@@ -17,8 +17,8 @@ import sys
 
 MODULES = """
     espnet2.bin.asr_inference espnet2.bin.asr_train espnet2.bin.launch
-    espnet2.bin.tokenize_text espnet_mtkd.task espnet_mtkd.transducer.task
-    espnet_mtkd.streaming espnet_mtkd.report espnet_mtkd.targets.extract
+    espnet2.bin.tokenize_text espnet_mtkd.pretraining.task espnet_mtkd.transducer.task
+    espnet_mtkd.streaming espnet_mtkd.results.report espnet_mtkd.targets.extract
     espnet_mtkd.teachers.s3prl faiss matplotlib.pyplot s3prl.nn
     tensorboard.backend.event_processing.event_accumulator torch.utils.tensorboard
 """.split()

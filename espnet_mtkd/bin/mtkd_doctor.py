@@ -131,7 +131,7 @@ def main(cmd=None):
         raise ConfigError("nothing to do: give --teachers, --data_dir, or both")
     teachers = check_teachers(args.teachers) if args.teachers else []
     if args.data_dir:
-        from espnet_mtkd.audio import check_data_dir, read_lengths
+        from espnet_mtkd.data.audio import check_data_dir, read_lengths
         from espnet_mtkd.teachers.s3prl import check_length
 
         for data_dir in map(Path, args.data_dir):

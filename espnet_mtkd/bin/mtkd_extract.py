@@ -169,8 +169,8 @@ def make_settings(args):
 
 def run(args) -> None:
     """Extract all teachers over all data directories."""
-    from espnet_mtkd.audio import prepare_audio
     from espnet_mtkd.compat import import_s3prl_hub
+    from espnet_mtkd.data.audio import prepare_audio
     from espnet_mtkd.targets.codebooks import get_codebooks
     from espnet_mtkd.targets.extract import extract
     from espnet_mtkd.targets.plan import Utterance

@@ -52,7 +52,7 @@ def read_text(data_dir: Path, utts) -> dict[str, str]:
     Raises:
         DataError: no such file, or an utterance without a line.
     """
-    from espnet_mtkd.audio import read_lines
+    from espnet_mtkd.data.audio import read_lines
 
     path = data_dir / "text"
     texts = read_lines(path, "the transcripts: paths need them")
@@ -71,7 +71,7 @@ def main(cmd=None):
     args = get_parser().parse_args(cmd)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    from espnet_mtkd.audio import prepare_audio
+    from espnet_mtkd.data.audio import prepare_audio
     from espnet_mtkd.targets.process import this_process
     from espnet_mtkd.transducer.extract_paths import (
         TeacherTransducer,

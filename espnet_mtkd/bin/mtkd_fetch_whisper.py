@@ -5,7 +5,11 @@ import argparse
 from pathlib import Path
 
 from espnet_mtkd.errors import report_errors
-from espnet_mtkd.teachers.whisper_sources import MIRROR_VARIABLE, SOURCES, TEACHERS
+from espnet_mtkd.teachers.fetch.whisper_sources import (
+    MIRROR_VARIABLE,
+    SOURCES,
+    TEACHERS,
+)
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -37,7 +41,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Command line entry."""
     args = get_parser().parse_args(argv)
-    from espnet_mtkd.teachers.fetch_whisper import fetch_whisper
+    from espnet_mtkd.teachers.fetch.whisper import fetch_whisper
 
     fetch_whisper(**vars(args))
 

@@ -43,8 +43,8 @@ def main(cmd=None):
     """Exit code 0: handed over whole; 2: not, and the message says what is missing."""
     args = get_parser().parse_args(cmd)
     require_espnet()
-    from espnet_mtkd.audio import read_wav_scp
-    from espnet_mtkd.handover import check_handover
+    from espnet_mtkd.data.audio import read_wav_scp
+    from espnet_mtkd.pretraining.handover import check_handover
 
     utt, audio = next(iter(read_wav_scp(args.wav_scp).items()))
     num = check_handover(args.checkpoint, args.mtkd_config, args.asr_config, audio)

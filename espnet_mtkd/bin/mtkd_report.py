@@ -39,8 +39,8 @@ def get_parser():
 def main(cmd=None):
     """Write the two files and print the table."""
     args = get_parser().parse_args(cmd)
-    from espnet_mtkd import intervals, report
     from espnet_mtkd.files import write_atomically
+    from espnet_mtkd.results import intervals, report
 
     rows = []
     for row in args.rows:

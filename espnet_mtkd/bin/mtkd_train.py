@@ -18,7 +18,7 @@ from espnet_mtkd.errors import report_errors
 
 def get_parser():
     """ESPnet's own flags and this task's."""
-    from espnet_mtkd.task import MTKDTask
+    from espnet_mtkd.pretraining.task import MTKDTask
 
     parser = MTKDTask.get_parser()
     parser.epilog = __doc__[__doc__.index("Example:") :]
@@ -27,7 +27,7 @@ def get_parser():
 
 def get_help_parser():
     """The flags of this package alone, for a --help that need not import the task."""
-    from espnet_mtkd.arguments import add_distillation_arguments
+    from espnet_mtkd.pretraining.arguments import add_distillation_arguments
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -51,7 +51,7 @@ def main(cmd=None):
         get_help_parser().parse_args(["--help"])
     if "--help_all" in cmd:
         cmd = ["--help"]
-    from espnet_mtkd.task import MTKDTask
+    from espnet_mtkd.pretraining.task import MTKDTask
 
     MTKDTask.main(args=get_parser().parse_args(cmd))
 

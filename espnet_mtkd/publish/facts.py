@@ -6,7 +6,7 @@ from pathlib import Path
 
 from espnet_mtkd.errors import ConfigError, DataError
 from espnet_mtkd.publish.teachers import Origin, find_origin
-from espnet_mtkd.report import Score, find_score_dirs, read_sclite
+from espnet_mtkd.results.report import Score, find_score_dirs, read_sclite
 
 SAMPLE_RATE = 16000  # Hz
 

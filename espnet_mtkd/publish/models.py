@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from espnet_mtkd.errors import ConfigError
-from espnet_mtkd.weights import compare_keys
+from espnet_mtkd.student.weights import compare_keys
 
 
 def decoding_options(config: Path | None, args: str) -> dict:

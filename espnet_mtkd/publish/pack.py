@@ -41,7 +41,7 @@ from espnet_mtkd.publish.models import (
 from espnet_mtkd.publish.stage import Stage
 from espnet_mtkd.publish.teachers import Origin
 from espnet_mtkd.publish.traces import find_traces
-from espnet_mtkd.weights import read_pth
+from espnet_mtkd.student.weights import read_pth
 
 ENCODER_PREFIXES = ("encoder.", "frontend.", "normalize.")
 CARD = "README.md"

@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from espnet_mtkd.publish.configs import ArchivePaths
-from espnet_mtkd.weights import write_safetensors
+from espnet_mtkd.student.weights import write_safetensors
 
 
 class Stage:

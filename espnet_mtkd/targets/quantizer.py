@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from espnet_mtkd.errors import ConfigError, TargetStoreError
-from espnet_mtkd.normalize import MIN_STD
+from espnet_mtkd.objective.normalize import MIN_STD
 
 CODEBOOK_SIZE = 256  # entries: a code is one byte
 MIN_CODEBOOKS, MAX_CODEBOOKS = 4, 32

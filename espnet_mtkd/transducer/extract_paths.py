@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from espnet2.tasks.asr import ASRTask
 
-from espnet_mtkd.audio import judge_faults
+from espnet_mtkd.data.audio import judge_faults
 from espnet_mtkd.errors import ConfigError
-from espnet_mtkd.model import measure_frame_shift
+from espnet_mtkd.pretraining.model import measure_frame_shift
 from espnet_mtkd.targets.embeddings import progress, read_audio
 from espnet_mtkd.targets.fingerprint import versions
 from espnet_mtkd.targets.plan import Utterance, plan_shards

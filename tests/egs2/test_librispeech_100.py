@@ -353,7 +353,7 @@ def test_the_streaming_student_can_be_decoded_chunk_by_chunk():
 
 @pytest.mark.parametrize("encoder", STUDENTS)
 def test_stage_1_takes_its_student_from_the_stage_2_config(encoder):
-    from espnet_mtkd.task import MTKDTask
+    from espnet_mtkd.pretraining.task import MTKDTask
 
     command = [
         *("--config", str(RECIPE / "conf/train_mtkd.yaml")),
@@ -371,7 +371,7 @@ def test_stage_1_takes_its_student_from_the_stage_2_config(encoder):
 
 def stage_1_encoder(args):
     """The encoder that mtkd_train builds."""
-    from espnet_mtkd import task
+    from espnet_mtkd.pretraining import task
 
     task.read_student_config(args)
     task.check_config(args)

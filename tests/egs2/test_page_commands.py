@@ -53,7 +53,9 @@ def shell_commands() -> list[list[str]]:
 def python_commands() -> list[list[str]]:
     """Commands of the pages that run a module of this package and are whole."""
     left_out = {"...", "--microphone", "|"}  # not whole; no sound card; not one command
-    elsewhere = "espnet_mtkd.s3prl_upstream"  # tests/teachers/test_student_upstream.py
+    elsewhere = (
+        "espnet_mtkd.student.s3prl_upstream"  # tests/student/test_s3prl_upstream.py
+    )
     return [
         words[1:]
         for page in pages()

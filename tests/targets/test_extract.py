@@ -23,8 +23,8 @@ from espnet_mtkd.targets.extract import to_fp16
 from espnet_mtkd.targets.plan import Utterance, plan_batches, plan_shards, share_of
 from espnet_mtkd.targets.quantizer import read_codebooks
 from espnet_mtkd.targets.store import MANIFEST, TargetStore
+from espnet_mtkd.targets.teacher import CachedTeacher
 from espnet_mtkd.teachers.base import parse_teachers
-from espnet_mtkd.teachers.cached import CachedTeacher
 from espnet_mtkd.teachers.s3prl import TeacherPool
 
 # ------------------------------------------------------------- plan

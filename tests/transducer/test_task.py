@@ -182,7 +182,7 @@ def test_few_utterances_without_a_path_are_left_out(
     data, teacher, paths, tmp_path, monkeypatch, transcript
 ):
     """All others have the path that they have without it."""
-    monkeypatch.setattr("espnet_mtkd.audio.MAX_BAD_FRACTION", 0.5)
+    monkeypatch.setattr("espnet_mtkd.data.audio.MAX_BAD_FRACTION", 0.5)
     utt = with_transcript(data, tmp_path / "data", transcript)
     mtkd_extract_paths.main(extraction(teacher, tmp_path / "data", tmp_path / "o"))
     stores = [TargetStore(x / "train") for x in (tmp_path / "o", paths)]

@@ -1,0 +1,5 @@
+"""What the student has to do: alignment, heads, losses, normalisation of targets.
+
+Mathematics on tensors. It imports torch and `errors` alone: no ESPnet, no s3prl, no
+files, so that each formula can be read and tested by itself.
+"""

@@ -1,0 +1,210 @@
+"""The student in stage 1: ESPnet's encoder with a prediction head per target."""
+
+import torch
+from espnet2.asr.encoder.abs_encoder import AbsEncoder
+from espnet2.asr.frontend.abs_frontend import AbsFrontend
+from espnet2.asr.specaug.abs_specaug import AbsSpecAug
+from espnet2.layers.abs_normalize import AbsNormalize
+from espnet2.torch_utils.device_funcs import force_gatherable
+from espnet2.train.abs_espnet_model import AbsESPnetModel
+from torch import nn
+
+from espnet_mtkd.objective.align import FrameAligner
+from espnet_mtkd.objective.heads import PredictionHead
+from espnet_mtkd.objective.losses import CodebookLoss, EmbeddingLoss
+from espnet_mtkd.objective.normalize import Standardizer
+from espnet_mtkd.targets.quantizer import CODEBOOK_SIZE
+
+
+class ESPnetMTKDModel(AbsESPnetModel):
+    """Predict the embeddings of several frozen teachers from audio.
+
+    `frontend`, `normalize` and `encoder` are ESPnet's own modules under the names that
+    its ASR model uses, so that `--init_param model.pth:encoder:encoder` is exact.
+
+    Args:
+        frontend, specaug, normalize, encoder: as in `ESPnetASRModel`.
+        teachers: object with `.targets` (list of `TargetSpec`) and
+            `__call__(speech, lengths, utt_ids)`; must not be an `nn.Module`, so that
+            it stays out of `state_dict()`, `parameters()` and DDP.
+        loss: distance between prediction and standardised target, or `CodebookLoss`
+            where the targets are codes.
+        align: method of `FrameAligner`.
+        target_delay: student frames; frame t + delay predicts what the teachers say of
+            frame t, so a streaming student may have heard that much more of the future.
+        extract_feats_in_collect_stats: ESPnet's option of that name.
+    """
+
+    def __init__(
+        self,
+        frontend: AbsFrontend,
+        specaug: AbsSpecAug | None,
+        normalize: AbsNormalize | None,
+        encoder: AbsEncoder,
+        teachers,
+        loss: EmbeddingLoss | CodebookLoss,
+        align: str = "concat",
+        target_delay: int = 0,
+        extract_feats_in_collect_stats: bool = True,
+    ):
+        super().__init__()
+        assert not isinstance(teachers, nn.Module), "a teacher would enter checkpoints"
+        self.frontend = frontend
+        self.specaug = specaug
+        self.normalize = normalize
+        self.encoder = encoder
+        self.teachers = teachers
+        self.loss = loss
+        self.target_delay = target_delay
+        self.extract_feats_in_collect_stats = extract_feats_in_collect_stats
+        self.frame_shift = measure_frame_shift(frontend, encoder)
+        self.aligners = {
+            spec.name: FrameAligner(spec.frame_shift, self.frame_shift, align)
+            for spec in teachers.targets
+        }
+        self.standardizers = nn.ModuleDict(
+            {
+                spec.name: Standardizer(spec.dim)
+                for spec in teachers.targets
+                if spec.num_codebooks == 0
+            }
+        )
+        self.heads = nn.ModuleDict(
+            {
+                spec.name: PredictionHead(
+                    encoder.output_size(),
+                    spec.num_codebooks * CODEBOOK_SIZE or spec.dim,
+                    self.aligners[spec.name].num_per_frame,
+                )
+                for spec in teachers.targets
+            }
+        )
+
+    def forward(self, speech, speech_lengths, **kwargs):
+        """Loss of one batch.
+
+        Args:
+            speech: (B, N) waveforms at 16 kHz.
+            speech_lengths: (B,) samples.
+            kwargs: `utt_id`, list of B strings, and `is_unlabelled`, (1,) bool, where
+                labelled and unlabelled batches are mixed, are used; the rest is not.
+
+        Returns:
+            Scalar loss, statistics, and their weight, as ESPnet's trainer expects them.
+            The loss is a mean over frames, so the weight is the number of frames (the
+            targets' mean): then the mean over processes is that over all frames.
+
+        Raises:
+            DataError: teacher and student frames do not belong together.
+        """
+        utt_ids = kwargs.get("utt_id")
+        speech = speech[:, : speech_lengths.max()]
+        targets = self.teachers(speech, speech_lengths, utt_ids)
+        h_BTD, h_lengths = self.encode(speech, speech_lengths)
+
+        loss, stats, num_frames = 0.0, {}, 0
+        total_weight = sum(spec.weight for spec in self.teachers.targets)
+        for spec in self.teachers.targets:
+            aligner = self.aligners[spec.name]
+            target_BTE, lengths = targets[spec.name]
+            aligner.check(lengths, h_lengths, spec.name, utt_ids)
+            if spec.num_codebooks == 0:
+                target_BTE = self.standardizers[spec.name](target_BTE)
+            target_BTRE, lengths = aligner(target_BTE, lengths, h_BTD.size(1))
+            delay = self.target_delay
+            lengths = torch.minimum(lengths, h_lengths - delay).clamp(min=0)
+            predicted_BTRE = self.heads[spec.name](h_BTD[:, delay:])
+            target_BTRE = target_BTRE[:, : predicted_BTRE.size(1)]
+            part, parts = self.loss(predicted_BTRE, target_BTRE, lengths)
+            loss = loss + spec.weight / total_weight * part
+            num_frames = num_frames + lengths.clamp(max=predicted_BTRE.size(1)).sum()
+            stats[f"loss_{spec.name}"] = part.detach()
+            statistic = self.loss.statistic
+            stats[f"{statistic}_{spec.name}"] = parts[statistic]
+        stats["loss"] = loss.detach()
+        if "is_unlabelled" in kwargs:
+            # None is left out of the epoch's mean.
+            unlabelled = bool(kwargs["is_unlabelled"])
+            stats["loss_labelled"] = None if unlabelled else stats["loss"]
+            stats["loss_unlabelled"] = stats["loss"] if unlabelled else None
+        weight = (num_frames / len(self.teachers.targets)).clamp(min=1.0)
+        return force_gatherable((loss, stats, weight), loss.device)
+
+    def encode(self, speech, speech_lengths):
+        """Waveforms (B, N), (B,) -> encoder output (B, T, D), (B,).
+
+        SpecAugment masks only what the student hears, and only in training mode.
+        """
+        with torch.autocast(speech.device.type, enabled=False):
+            feats, lengths = self._extract_feats(speech, speech_lengths)
+            if self.specaug is not None and self.training:
+                feats, lengths = self.specaug(feats, lengths)
+            if self.normalize is not None:
+                feats, lengths = self.normalize(feats, lengths)
+        h_BTD, lengths, _ = self.encoder(feats, lengths)
+        return h_BTD, lengths
+
+    def collect_feats(self, speech, speech_lengths, **kwargs):
+        """Features for ESPnet's statistics (global MVN) stage."""
+        feats, lengths = self._extract_feats(speech, speech_lengths)
+        return {"feats": feats, "feats_lengths": lengths}
+
+    def _extract_feats(self, speech, speech_lengths):
+        return self.frontend(speech[:, : speech_lengths.max()], speech_lengths)
+
+    @property
+    def is_standardized(self) -> bool:
+        """Whether the statistics of all targets are set."""
+        return all(s.is_fitted for s in self.standardizers.values())
+
+    @torch.no_grad()
+    def observe_targets(self, speech, speech_lengths, utt_ids=None) -> None:
+        """Add a batch to the sample from which the targets' statistics are taken."""
+        targets = self.teachers(speech, speech_lengths, utt_ids)
+        for name, standardizer in self.standardizers.items():
+            standardizer.observe(*targets[name])
+
+
+def describe_latency(encoder, frame_shift: int, target_delay: int) -> str:
+    """How far behind the audio a student is, as a line for the log.
+
+    Args:
+        encoder: ESPnet's, contextual-block or other.
+        frame_shift: samples between its frames.
+        target_delay: frames.
+    """
+    ms = frame_shift / 16
+    delay = f"target delay {target_delay} frames ({target_delay * ms:g} ms)"
+    if not getattr(encoder, "block_size", 0):
+        return f"one frame each {ms:g} ms, hears the whole utterance; {delay}"
+    parts = ", ".join(
+        f"{name} {num} frames ({num * ms:g} ms)"
+        for name, num in (
+            ("block", encoder.block_size),
+            ("hop", encoder.hop_size),
+            ("look-ahead", encoder.look_ahead),
+        )
+    )
+    # The first frame of a hop waits for the rest of it, the last for none.
+    least = (encoder.look_ahead + target_delay) * ms
+    most = least + (encoder.hop_size - 1) * ms
+    return (
+        f"one frame each {ms:g} ms, {parts}; {delay}: {least:g} to {most:g} ms in all"
+    )
+
+
+@torch.no_grad()
+def measure_frame_shift(frontend, encoder, preencoder=None, device="cpu") -> int:
+    """Samples between two encoder frames, found by running 1 s and 3 s of noise."""
+    modules = [m for m in (frontend, preencoder, encoder) if m is not None]
+    were_training = [m.training for m in modules]
+    frames = []
+    for num_samples in (16000, 48000):
+        x = torch.linspace(-1, 1, num_samples, device=device)[None].sin()
+        lengths = torch.tensor([num_samples], device=device)
+        for module in modules:
+            x, lengths, *_ = module.eval()(x, lengths)
+        frames.append(int(lengths[0]))
+    for module, was_training in zip(modules, were_training, strict=True):
+        module.train(was_training)
+    return round(32000 / (frames[1] - frames[0]))

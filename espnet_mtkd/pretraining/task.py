@@ -1,0 +1,215 @@
+"""The ESPnet2 task of stage 1: arguments, choices, data and `build_model`."""
+
+import argparse
+import logging
+from pathlib import Path
+
+import yaml
+from espnet2.tasks.abs_task import AbsTask
+from espnet2.torch_utils.initialize import initialize
+from espnet2.train.collate_fn import CommonCollateFn
+
+from espnet_mtkd.errors import ConfigError
+from espnet_mtkd.objective.losses import CodebookLoss, EmbeddingLoss
+from espnet_mtkd.pretraining.arguments import add_distillation_arguments
+from espnet_mtkd.pretraining.mixing import MixedIterFactory
+from espnet_mtkd.pretraining.model import ESPnetMTKDModel, describe_latency
+from espnet_mtkd.pretraining.trainer import MTKDTrainer
+from espnet_mtkd.student.build import (
+    build_student,
+    construct,
+    encoder_choices,
+    frontend_choices,
+    normalize_choices,
+    specaug_choices,
+)
+from espnet_mtkd.targets.teacher import CachedTeacher
+from espnet_mtkd.teachers.base import parse_teachers
+from espnet_mtkd.teachers.memory import TargetMemory
+from espnet_mtkd.teachers.s3prl import TeacherPool
+
+
+class MTKDTask(AbsTask):
+    """Multi-teacher knowledge distillation into an ESPnet encoder, from audio alone."""
+
+    num_optimizers = 1
+    class_choices_list = [
+        frontend_choices,
+        specaug_choices,
+        normalize_choices,
+        encoder_choices,
+    ]
+    trainer = MTKDTrainer
+
+    @classmethod
+    def add_task_arguments(cls, parser: argparse.ArgumentParser):
+        group = parser.add_argument_group("Task related")
+        required = parser.get_default("required")
+        required += ["teachers"]
+        add_distillation_arguments(group)
+        for class_choices in cls.class_choices_list:
+            class_choices.add_arguments(group)
+
+    @classmethod
+    def build_collate_fn(cls, args: argparse.Namespace, train: bool):
+        return CommonCollateFn(float_pad_value=0.0, int_pad_value=-1)
+
+    @classmethod
+    def build_preprocess_fn(cls, args: argparse.Namespace, train: bool):
+        return None
+
+    @classmethod
+    def required_data_names(cls, train: bool = True, inference: bool = False):
+        return ("speech",)
+
+    @classmethod
+    def optional_data_names(cls, train: bool = True, inference: bool = False):
+        return ()
+
+    @classmethod
+    def build_iter_factory(cls, args, distributed_option, mode, kwargs=None):
+        """ESPnet's, with the unlabelled audio mixed in for training.
+
+        Args:
+            args, distributed_option, mode, kwargs: see `AbsTask.build_iter_factory`.
+        """
+        build = super().build_iter_factory
+        factory = build(args, distributed_option, mode, kwargs)
+        if mode != "train" or not args.unlabelled_wav_scp:
+            return factory
+        unlabelled = [
+            build(
+                args,
+                distributed_option,
+                mode,
+                {
+                    "data_path_and_name_and_type": [(scp, "speech", "sound")],
+                    "shape_files": [shape],
+                },
+            )
+            for scp, shape in zip(
+                args.unlabelled_wav_scp, args.unlabelled_shape_file, strict=True
+            )
+        ]
+        return MixedIterFactory(factory, unlabelled, args.unlabelled_ratio, args.seed)
+
+    @classmethod
+    def build_model(cls, args: argparse.Namespace) -> ESPnetMTKDModel:
+        """Build student and teachers.
+
+        Args:
+            args: ESPnet's arguments; `args.teachers` becomes a plain list, so that the
+                saved config.yaml stands on its own.
+
+        Returns:
+            The model of stage 1.
+
+        Raises:
+            ConfigError: see `check_config`, `parse_teachers`, `check_upstream`.
+        """
+        if args.student_config is not None:
+            read_student_config(args)
+        check_config(args)
+        configs = parse_teachers(args.teachers)
+        args.teachers = [
+            {**vars(c), "layers": None if c.layers is None else list(c.layers)}
+            for c in configs
+        ]
+        as_codes = args.target_type == "codes"
+        if args.targets_dir is None:
+            live = TeacherPool(configs)
+            teachers = TargetMemory(live, args.teacher_memory_mb * 10**6)
+        else:
+            teachers = TeacherPool(
+                configs, lambda c: CachedTeacher(c, args.targets_dir, as_codes)
+            )
+        frontend, specaug, normalize, encoder = build_student(args)
+        model = ESPnetMTKDModel(
+            frontend=frontend,
+            specaug=specaug,
+            normalize=normalize,
+            encoder=encoder,
+            teachers=teachers,
+            loss=CodebookLoss()
+            if as_codes
+            else construct("loss_conf", EmbeddingLoss, args.loss_conf),
+            align=args.align,
+            target_delay=args.target_delay,
+        )
+        logging.info(
+            "student: %s",
+            describe_latency(encoder, model.frame_shift, args.target_delay),
+        )
+        if args.init is not None:
+            initialize(model, args.init)
+        return model
+
+
+def read_student_config(args: argparse.Namespace) -> None:
+    """Take frontend and encoder from the stage-2 config, so they are typed once.
+
+    Args:
+        args: ESPnet's arguments; `frontend`, `frontend_conf`, `encoder` and
+            `encoder_conf` are replaced by what `args.student_config` says.
+
+    Raises:
+        ConfigError: the file is missing or names an encoder that this task has not.
+    """
+    path = Path(args.student_config)
+    if not path.is_file():
+        raise ConfigError(f"--student_config: no such file: {path}")
+    config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    args.student_config = None  # the saved config.yaml stands on its own
+    for choices in (frontend_choices, encoder_choices):
+        name = config.get(choices.name, choices.default)
+        if name not in choices.classes:
+            raise ConfigError(
+                f"{path}: {choices.name}: expected one of {sorted(choices.classes)}, "
+                f"found '{name}'"
+            )
+        setattr(args, choices.name, name)
+        setattr(args, f"{choices.name}_conf", config.get(f"{choices.name}_conf", {}))
+
+
+def check_config(args: argparse.Namespace) -> None:
+    """Refuse settings that would train to the end and be silently wrong.
+
+    Args:
+        args: ESPnet's arguments.
+
+    Raises:
+        ConfigError: time warping is on, the sampling rate is not 16 kHz, or options
+            that do not go together.
+    """
+    if args.specaug is not None and args.specaug_conf.get("apply_time_warp", True):
+        raise ConfigError(
+            "specaug_conf.apply_time_warp: expected false, found true (ESPnet's "
+            "default): warping moves the student's frames away from the teachers'"
+        )
+    fs = str(args.frontend_conf.get("fs", 16000)).lower()
+    if fs not in ("16000", "16k"):
+        raise ConfigError(f"frontend_conf.fs: the teachers expect 16000, found {fs}")
+    if args.target_type == "codes" and args.targets_dir is None:
+        raise ConfigError(
+            "target_type codes: expected --targets_dir with stored codes "
+            "(mtkd_extract): live teachers give embeddings"
+        )
+    if args.target_type == "codes" and args.align != "concat":
+        raise ConfigError(
+            "target_type codes: codes cannot be averaged: expected align concat, "
+            f"found {args.align}"
+        )
+    if len(args.unlabelled_wav_scp) != len(args.unlabelled_shape_file):
+        raise ConfigError(
+            "--unlabelled_wav_scp, --unlabelled_shape_file: expected as many of one as "
+            f"of the other, found {len(args.unlabelled_wav_scp)} and "
+            f"{len(args.unlabelled_shape_file)}"
+        )
+    if args.target_delay < 0:
+        raise ConfigError(
+            f"--target_delay: expected 0 or more, found {args.target_delay}"
+        )
+    if not args.unlabelled_ratio > 0:
+        raise ConfigError(
+            f"--unlabelled_ratio: expected above 0, found {args.unlabelled_ratio}"
+        )

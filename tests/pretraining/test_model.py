@@ -1,0 +1,192 @@
+"""The student of stage 1: frame shift, loss, what it holds and what it does not."""
+
+import builders
+import numpy as np
+import pytest
+import torch
+
+from espnet_mtkd.errors import DataError
+from espnet_mtkd.objective.losses import EmbeddingLoss
+from espnet_mtkd.pretraining.model import (
+    ESPnetMTKDModel,
+    describe_latency,
+    measure_frame_shift,
+)
+from espnet_mtkd.student.build import build_student
+from espnet_mtkd.teachers.base import parse_teachers
+from espnet_mtkd.teachers.s3prl import TeacherPool
+
+ENCODERS = list(builders.ENCODERS)
+
+
+def student(encoder: str):
+    """ESPnet's frontend, specaug, normaliser and encoder, tiny."""
+    torch.manual_seed(0)
+    return build_student(builders.student_args(encoder))
+
+
+@pytest.fixture(scope="module")
+def teachers(two_teachers):
+    return TeacherPool(parse_teachers(str(two_teachers)))
+
+
+@pytest.fixture(params=ENCODERS)
+def model(request, teachers):
+    frontend, specaug, normalize, encoder = student(request.param)
+    return ESPnetMTKDModel(
+        frontend,
+        specaug,
+        normalize,
+        encoder,
+        teachers,
+        EmbeddingLoss(l1=1.0, cosine=0.5),
+    )
+
+
+def batch(*seconds):
+    waves = [
+        torch.from_numpy(builders.speech_like(s, i)) for i, s in enumerate(seconds)
+    ]
+    lengths = torch.tensor([len(w) for w in waves])
+    return torch.nn.utils.rnn.pad_sequence(waves, batch_first=True), lengths
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_the_measured_frame_shift_is_40_ms_and_leaves_no_trace(encoder):
+    frontend, _, _, module = student(encoder)
+    module.train()
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    assert measure_frame_shift(frontend, module) == 640
+    assert module.training and frontend.training
+    for key, value in module.state_dict().items():
+        assert torch.equal(value, before[key])
+
+
+@pytest.mark.parametrize("delay", [0, 3])
+def test_the_loss_is_the_one_computed_by_hand(model, teachers, delay):
+    """Targets, slices, head, distance and weights once more, in numpy."""
+    model.eval()
+    model.target_delay = delay
+    speech, lengths = batch(1.6, 2.0)
+    model.observe_targets(speech, lengths)
+    assert not model.is_standardized
+    for standardizer in model.standardizers.values():
+        standardizer.fit()
+    assert model.is_standardized
+    with torch.no_grad():
+        loss, stats, weight = model(speech, lengths, utt_id=["a", "b"])
+        h, h_lengths = model.encode(speech, lengths)
+        targets = teachers(speech, lengths)
+    h = h.numpy()
+    shares = {"whisper_l3": 1.0, "hubert_l1": 0.25, "hubert_l4": 0.25}
+    expected, num_student_frames = 0.0, []
+    for name, share in shares.items():
+        target, num_frames = targets[name]
+        frames = [target[b, : num_frames[b]].numpy() for b in range(2)]
+        mean, std = np.concatenate(frames).mean(0), np.concatenate(frames).std(0)
+        linear = model.heads[name].linear
+        l1, cosines = [], []
+        for b in range(2):
+            x = (frames[b] - mean) / std
+            for t in range(min(len(x) // 2, int(h_lengths[b]) - delay)):
+                p = h[b, t + delay] @ linear.weight.detach().numpy().T + (
+                    linear.bias.detach().numpy()
+                )
+                for i, part in enumerate(np.split(p, 2)):
+                    y = x[2 * t + i]
+                    l1.append(np.abs(part - y).mean())
+                    cosines.append(part @ y / np.linalg.norm(part) / np.linalg.norm(y))
+        num_student_frames.append(len(l1) / 2)
+        value = np.mean(l1) + 0.5 * (1 - np.mean(cosines))
+        assert stats[f"loss_{name}"].item() == pytest.approx(value, rel=1e-3)
+        assert stats[f"cosine_{name}"].item() == pytest.approx(
+            np.mean(cosines), abs=1e-3
+        )
+        expected += share / sum(shares.values()) * value
+    assert loss.item() == pytest.approx(expected, rel=1e-3)
+    assert stats["loss"].item() == pytest.approx(loss.item())
+    assert weight.item() == pytest.approx(np.mean(num_student_frames))
+
+
+def test_an_utterance_shorter_than_the_delay_teaches_nothing(model, teachers):
+    speech, lengths = batch(0.5, 0.5)
+    model.target_delay = 50
+    loss, _, _ = model(speech, lengths, utt_id=["a", "b"])
+    loss.backward()
+    assert loss.item() == 0
+    assert all(not bool(p.grad.any()) for p in model.heads.parameters())
+
+
+def test_the_latency_is_told_in_milliseconds():
+    text = describe_latency(student("contextual_block_conformer")[-1], 640, 2)
+    assert "block 12 frames (480 ms), hop 4 frames (160 ms)" in text
+    assert "look-ahead 4 frames (160 ms)" in text
+    assert text.endswith("target delay 2 frames (80 ms): 240 to 360 ms in all")
+    assert "whole utterance" in describe_latency(student("conformer")[-1], 640, 0)
+
+
+def test_every_parameter_of_the_student_learns_and_no_teacher_is_in_it(model, teachers):
+    model.train()
+    before = [t.digest() for t in teachers.teachers]
+    owned = {p.data_ptr() for t in teachers.teachers for p in t._network.parameters()}
+    assert not owned & {p.data_ptr() for p in model.parameters()}
+    assert not owned & {v.data_ptr() for v in model.state_dict().values()}
+    assert {k.split(".")[0] for k in model.state_dict()} <= {
+        *("frontend", "normalize", "encoder", "heads", "standardizers")
+    }
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    speech, lengths = batch(1.6, 2.0)
+    losses = []
+    for _ in range(4):
+        optimizer.zero_grad()
+        loss, _, _ = model(speech, lengths)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    without = [n for n, p in model.named_parameters() if p.grad is None]
+    assert not [n for n in without if not n.startswith("frontend.")]
+    assert [t.digest() for t in teachers.teachers] == before
+
+
+def test_masking_is_heard_by_the_student_alone(model, teachers):
+    """SpecAugment in training mode; the teachers' answers are those to clean audio."""
+    from espnet2.asr.specaug.specaug import SpecAug
+
+    torch.manual_seed(1)
+    model.specaug = SpecAug(
+        apply_time_warp=False, time_mask_width_ratio_range=(0.05, 0.2)
+    )
+    speech, lengths = batch(1.6)
+    clean = teachers(speech, lengths)["whisper_l3"][0]
+    asked = []
+
+    def listening(*args):
+        asked.append(teachers(*args))
+        return asked[-1]
+
+    listening.targets = teachers.targets
+    model.teachers = listening
+    model.train()
+    masked = [model.encode(speech, lengths)[0] for _ in range(2)]
+    assert not torch.equal(*masked)
+    model(speech, lengths)
+    assert torch.equal(asked[0]["whisper_l3"][0], clean)
+
+
+def test_a_teacher_that_heard_other_audio_is_refused(model, teachers):
+    def half_deaf(speech, lengths, utt_ids=None):
+        return teachers(speech[:, : speech.size(1) // 2], lengths // 2, utt_ids)
+
+    half_deaf.targets = teachers.targets
+    model.teachers = half_deaf
+    speech, lengths = batch(2.0, 2.0)
+    with pytest.raises(DataError, match="utterance first: .* 50 frames"):
+        model(speech, lengths, utt_id=["first", "second"])
+
+
+def test_features_for_statistics_are_the_frontends_log_mel(model):
+    speech, lengths = batch(1.0, 0.5)
+    out = model.collect_feats(speech, lengths)
+    assert out["feats"].shape == (2, 101, 80)
+    assert out["feats_lengths"].tolist() == [101, 51]
