@@ -85,9 +85,9 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(args.num_threads)
 
-    from espnet_mtkd.compat import import_s3prl_hub
-    from espnet_mtkd.data.audio import read_wav_scp
+    from espnet_mtkd.data.kaldi import read_wav_scp
     from espnet_mtkd.teachers.base import TeacherConfig
+    from espnet_mtkd.teachers.hub import import_s3prl_hub
     from espnet_mtkd.teachers.s3prl import S3PRLTeacher
 
     import_s3prl_hub()

@@ -24,7 +24,7 @@ METHODS = "pq opq rq1 ours rq16 lsq vector_quantize multi_quantization".split()
 
 def embeddings(config, wav_scp: Path) -> np.ndarray:
     """(frames, E) of the config's first layer over a wav.scp."""
-    from espnet_mtkd.data.audio import read_wav_scp
+    from espnet_mtkd.data.kaldi import read_wav_scp
     from espnet_mtkd.targets.embeddings import embed, load_batches
     from espnet_mtkd.targets.plan import Utterance, plan_batches
     from espnet_mtkd.teachers.s3prl import S3PRLTeacher

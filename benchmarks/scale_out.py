@@ -21,7 +21,7 @@ from pathlib import Path
 
 def build_data_dir(folder: Path, wav_scp: Path, repeats: int) -> Path:
     """A Kaldi directory with every utterance `repeats` times."""
-    from espnet_mtkd.data.audio import read_wav_scp
+    from espnet_mtkd.data.kaldi import read_wav_scp
 
     folder.mkdir()
     lines = sorted(

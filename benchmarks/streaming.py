@@ -107,7 +107,7 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
 
-    from espnet_mtkd.data.audio import read_wav_scp
+    from espnet_mtkd.data.kaldi import read_wav_scp
     from espnet_mtkd.streaming import Speech2TextStreamingTransducer
 
     if args.wav_scp:

@@ -58,7 +58,7 @@ def main():
     from espnet2.asr.transducer.beam_search_transducer import BeamSearchTransducer
     from rapidfuzz.distance import Levenshtein
 
-    from espnet_mtkd.data.audio import read_lines, read_wav_scp
+    from espnet_mtkd.data.kaldi import read_lines, read_wav_scp
     from espnet_mtkd.streaming import Speech2TextStreamingTransducer
 
     speech2text = Speech2TextStreamingTransducer(

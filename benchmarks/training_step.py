@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from espnet_mtkd.data.audio import read_lengths, read_wav_scp
+from espnet_mtkd.data.kaldi import read_lengths, read_wav_scp
 from espnet_mtkd.targets.embeddings import load_batches
 from espnet_mtkd.targets.plan import Utterance, plan_batches
 

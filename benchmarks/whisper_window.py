@@ -50,7 +50,7 @@ def main():
 
     import soundfile
 
-    from espnet_mtkd.data.audio import read_wav_scp
+    from espnet_mtkd.data.kaldi import read_wav_scp
 
     waves = [
         read_audio(Utterance(utt, audio, soundfile.info(audio).frames, 0))

@@ -9,6 +9,7 @@ import types
 from espnet_mtkd.errors import ConfigError
 
 TESTED_ESPNET = "202611"
+TESTED_S3PRL = "0.4.18"
 
 
 def require_espnet():
@@ -26,19 +27,12 @@ def require_espnet():
         ) from e
 
 
-def import_s3prl_hub():
-    """Import `s3prl.hub` under torchaudio >= 2.9 and register our own upstreams.
+def provide_torchaudio_names() -> None:
+    """Let s3prl be imported under torchaudio >= 2.9.
 
     s3prl 0.4.18 calls `torchaudio.set_audio_backend` and imports
     `torchaudio.sox_effects` when it is imported; torchaudio 2.9 removed both. s3prl
     needs neither to extract embeddings from waveforms, so stand-ins are enough.
-
-    Returns:
-        The module `s3prl.hub`, with this package's `whisper*` entries and
-        `mtkd_student` added.
-
-    Raises:
-        ConfigError: s3prl is not installed.
     """
     import torchaudio
 
@@ -49,36 +43,15 @@ def import_s3prl_hub():
         stub.apply_effects_tensor = stub.apply_effects_file = _no_sox
         sys.modules.setdefault("torchaudio.sox_effects", stub)
         torchaudio.sox_effects = stub
-    try:
-        from s3prl import hub
-    except ImportError as e:
-        raise ConfigError(
-            f"s3prl is not importable ({e}): run tools/setup.sh, or "
-            "`pip install s3prl==0.4.18 transformers`."
-        ) from e
-
-    from espnet_mtkd.teachers import student, whisper
-
-    for entry in (*whisper.HUB_ENTRIES, *student.HUB_ENTRIES):
-        if not hasattr(hub, entry.__name__):
-            setattr(hub, entry.__name__, entry)
-    return hub
 
 
-def import_s3prl_downstream():
-    """Import `s3prl.run_downstream`, SUPERB's command, with our upstreams known to it.
+def provide_superb_names() -> None:
+    """Let `s3prl.run_downstream` be imported beside huggingface_hub >= 1.
 
     It imports two names that huggingface_hub has no more since version 1 and needs them
     only for what it uploads; and tensorboardX, in whose place TensorBoard's own writer
     serves.
-
-    Returns:
-        The module; its `main()` reads `sys.argv`.
-
-    Raises:
-        ConfigError: s3prl, or a package that it needs for this, is not installed.
     """
-    import_s3prl_hub()
     import huggingface_hub
 
     for name in ("HfFolder", "Repository"):
@@ -90,12 +63,6 @@ def import_s3prl_downstream():
         from torch.utils import tensorboard
 
         sys.modules["tensorboardX"] = tensorboard
-    try:
-        return importlib.import_module("s3prl.run_downstream")
-    except ImportError as e:
-        raise ConfigError(
-            f"s3prl.run_downstream is not importable ({e}): install what is missing"
-        ) from e
 
 
 def _no_sox(*args, **kwargs):

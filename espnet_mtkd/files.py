@@ -1,10 +1,13 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there; their digests, and YAML."""
 
 import errno
+import hashlib
 import os
 from pathlib import Path
 
-from espnet_mtkd.errors import DiskError
+import yaml
+
+from espnet_mtkd.errors import ConfigError, DiskError
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -33,3 +36,26 @@ def write_atomically(path: Path, data: bytes) -> None:
                 "run the same command again; it goes on from what is whole"
             ) from e
         raise
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def read_yaml(path: Path) -> dict:
+    """A YAML file with a mapping in it.
+
+    Raises:
+        ConfigError: no such file, or something else in it.
+    """
+    if not path.is_file():
+        raise ConfigError(f"no such config: {path}")
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path}: not valid YAML: {e}") from e
+    if not isinstance(config, dict):
+        raise ConfigError(f"{path}: expected a mapping, found {config!r:.80}")
+    return config

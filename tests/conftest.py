@@ -29,7 +29,7 @@ def few_threads():
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory) -> dict[str, Path]:
     """Upstream name -> tiny random checkpoint that its loader reads."""
-    from espnet_mtkd.compat import import_s3prl_hub
+    from espnet_mtkd.teachers.hub import import_s3prl_hub
 
     import_s3prl_hub()
     folder = tmp_path_factory.mktemp("checkpoints")

@@ -7,7 +7,8 @@ import sys
 import pytest
 import torch
 
-from espnet_mtkd.compat import import_s3prl_hub, preserved_rng, require_espnet
+from espnet_mtkd.compat import preserved_rng, require_espnet
+from espnet_mtkd.teachers.hub import import_s3prl_hub
 
 
 @pytest.mark.parametrize("fails", [False, True])

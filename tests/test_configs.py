@@ -164,7 +164,7 @@ def test_decoding_configs_are_asr_inferences(path):
 
 @named("teacher")
 def test_teacher_lists_are_parsed_and_name_known_upstreams(path):
-    from espnet_mtkd.compat import import_s3prl_hub
+    from espnet_mtkd.teachers.hub import import_s3prl_hub
 
     configs = parse_teachers(str(ROOT / path))
     names = import_s3prl_hub().options()

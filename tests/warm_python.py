@@ -82,7 +82,7 @@ def serve(path: str) -> None:
     import importlib
     import signal
 
-    from espnet_mtkd.compat import import_s3prl_hub
+    from espnet_mtkd.teachers.hub import import_s3prl_hub
 
     import_s3prl_hub()
     for name in MODULES:

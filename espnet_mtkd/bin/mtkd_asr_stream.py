@@ -129,7 +129,7 @@ def open_sources(args, sample_rate: int) -> dict:
         ConfigError: two files of one name.
         DataError: a file that the model cannot hear.
     """
-    from espnet_mtkd.data.audio import read_wav_scp
+    from espnet_mtkd.data.kaldi import read_wav_scp
     from espnet_mtkd.streaming import sources
 
     chunk_size = max(1, round(args.chunk_ms / 1000 * sample_rate))

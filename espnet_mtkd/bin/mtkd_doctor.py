@@ -52,8 +52,9 @@ def check_teachers(teachers: str) -> list:
     """
     import torch
 
-    from espnet_mtkd.compat import import_s3prl_hub
-    from espnet_mtkd.teachers.base import SAMPLE_RATE, parse_teachers
+    from espnet_mtkd.data.audio import SAMPLE_RATE
+    from espnet_mtkd.teachers.base import parse_teachers
+    from espnet_mtkd.teachers.hub import import_s3prl_hub
     from espnet_mtkd.teachers.s3prl import S3PRLTeacher, check_upstream
 
     configs = parse_teachers(teachers)
@@ -121,7 +122,7 @@ def main(cmd=None):
     args = get_parser().parse_args(cmd)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if args.list_upstreams:
-        from espnet_mtkd.compat import import_s3prl_hub
+        from espnet_mtkd.teachers.hub import import_s3prl_hub
 
         print("\n".join(sorted(import_s3prl_hub().options())))
         return
@@ -131,7 +132,8 @@ def main(cmd=None):
         raise ConfigError("nothing to do: give --teachers, --data_dir, or both")
     teachers = check_teachers(args.teachers) if args.teachers else []
     if args.data_dir:
-        from espnet_mtkd.data.audio import check_data_dir, read_lengths
+        from espnet_mtkd.data.audio import check_data_dir
+        from espnet_mtkd.data.kaldi import read_lengths
         from espnet_mtkd.teachers.s3prl import check_length
 
         for data_dir in map(Path, args.data_dir):

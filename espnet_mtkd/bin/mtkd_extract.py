@@ -169,12 +169,12 @@ def make_settings(args):
 
 def run(args) -> None:
     """Extract all teachers over all data directories."""
-    from espnet_mtkd.compat import import_s3prl_hub
     from espnet_mtkd.data.audio import prepare_audio
     from espnet_mtkd.targets.codebooks import get_codebooks
     from espnet_mtkd.targets.extract import extract
     from espnet_mtkd.targets.plan import Utterance
     from espnet_mtkd.teachers.base import parse_teachers
+    from espnet_mtkd.teachers.hub import import_s3prl_hub
     from espnet_mtkd.teachers.s3prl import S3PRLTeacher, check_length, check_upstream
 
     settings = make_settings(args)

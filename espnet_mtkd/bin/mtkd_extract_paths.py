@@ -52,7 +52,7 @@ def read_text(data_dir: Path, utts) -> dict[str, str]:
     Raises:
         DataError: no such file, or an utterance without a line.
     """
-    from espnet_mtkd.data.audio import read_lines
+    from espnet_mtkd.data.kaldi import read_lines
 
     path = data_dir / "text"
     texts = read_lines(path, "the transcripts: paths need them")

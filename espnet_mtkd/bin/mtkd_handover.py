@@ -43,7 +43,7 @@ def main(cmd=None):
     """Exit code 0: handed over whole; 2: not, and the message says what is missing."""
     args = get_parser().parse_args(cmd)
     require_espnet()
-    from espnet_mtkd.data.audio import read_wav_scp
+    from espnet_mtkd.data.kaldi import read_wav_scp
     from espnet_mtkd.pretraining.handover import check_handover
 
     utt, audio = next(iter(read_wav_scp(args.wav_scp).items()))

@@ -13,7 +13,7 @@ from espnet2.train.collate_fn import CommonCollateFn
 from espnet3.components.data.base_dataset import BaseDataset
 from espnet3.contract import Field
 
-from espnet_mtkd.data.audio import read_wav_scp
+from espnet_mtkd.data.kaldi import read_wav_scp
 from espnet_mtkd.pretraining.trainer import fit_standardizers
 
 

@@ -13,7 +13,7 @@ from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.objective.losses import CodebookLoss, EmbeddingLoss
 from espnet_mtkd.pretraining.arguments import add_distillation_arguments
 from espnet_mtkd.pretraining.mixing import MixedIterFactory
-from espnet_mtkd.pretraining.model import ESPnetMTKDModel, describe_latency
+from espnet_mtkd.pretraining.model import ESPnetMTKDModel
 from espnet_mtkd.pretraining.trainer import MTKDTrainer
 from espnet_mtkd.student.build import (
     build_student,
@@ -23,6 +23,7 @@ from espnet_mtkd.student.build import (
     normalize_choices,
     specaug_choices,
 )
+from espnet_mtkd.student.frames import describe_latency
 from espnet_mtkd.targets.teacher import CachedTeacher
 from espnet_mtkd.teachers.base import parse_teachers
 from espnet_mtkd.teachers.memory import TargetMemory

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from espnet_mtkd.errors import DataError
-from espnet_mtkd.student.locate import read_yaml
+from espnet_mtkd.files import read_yaml
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,16 +14,17 @@ import numpy as np
 import torch
 from torch import nn
 
+from espnet_mtkd.data.audio import SAMPLE_RATE
 from espnet_mtkd.errors import ConfigError, DataError
+from espnet_mtkd.files import read_yaml
 from espnet_mtkd.student.build import (
     build_student,
     encoder_choices,
     frontend_choices,
     normalize_choices,
 )
-from espnet_mtkd.student.locate import find_files, read_yaml
+from espnet_mtkd.student.locate import find_files
 from espnet_mtkd.student.weights import compare_keys, read_weights
-from espnet_mtkd.teachers.base import SAMPLE_RATE
 
 PARTS = ("frontend", "normalize", "encoder")
 

@@ -4,9 +4,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-import yaml
-
 from espnet_mtkd.errors import ConfigError, HubError
+from espnet_mtkd.files import read_yaml
 
 CONFIG = "config.yaml"
 META = "meta.yaml"  # of a model that `espnet2.bin.pack` packed
@@ -152,20 +151,3 @@ def hub_fetcher(repository: str, folder: str, revision: str | None) -> Fetch:
             raise HubError(f"{repository}: {name}: {e}") from e
 
     return fetch
-
-
-def read_yaml(path: Path) -> dict:
-    """A YAML file with a mapping in it.
-
-    Raises:
-        ConfigError: no such file, or something else in it.
-    """
-    if not path.is_file():
-        raise ConfigError(f"no such config: {path}")
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise ConfigError(f"{path}: not valid YAML: {e}") from e
-    if not isinstance(config, dict):
-        raise ConfigError(f"{path}: expected a mapping, found {config!r:.80}")
-    return config

@@ -13,8 +13,8 @@ Example:
         -k exp/mtkd_x -d asr -n mtkd_x
 """
 
-from espnet_mtkd.compat import import_s3prl_downstream, import_s3prl_hub
 from espnet_mtkd.errors import report_errors
+from espnet_mtkd.teachers.hub import import_s3prl_downstream, import_s3prl_hub
 from espnet_mtkd.teachers.student import UpstreamExpert
 
 __all__ = ["UpstreamExpert"]  # of s3prl's name, for an expert.py of your own

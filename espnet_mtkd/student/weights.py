@@ -11,8 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from espnet_mtkd.errors import ConfigError
-from espnet_mtkd.files import write_atomically
-from espnet_mtkd.targets.store import sha256_of
+from espnet_mtkd.files import sha256_of, write_atomically
 
 NUM_NAMED = 5  # keys that a message names
 SOURCE = "sha256_of_pth"  # metadata: digest of the file that the tensors came from

@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
+from espnet_mtkd.data.audio import SAMPLE_RATE
 from espnet_mtkd.errors import TargetStoreError
 from espnet_mtkd.files import write_atomically
 from espnet_mtkd.targets import quantizer
 from espnet_mtkd.targets.embeddings import embed, load_batches, progress
 from espnet_mtkd.targets.fingerprint import differing_field, teacher_fingerprint
 from espnet_mtkd.targets.plan import Settings, Utterance, plan_batches
-from espnet_mtkd.teachers.base import SAMPLE_RATE
 
 SAMPLE_FRAMES = 200_000  # on which codebooks are trained (67 minutes at 50 Hz)
 

@@ -8,9 +8,9 @@ import soundfile
 import torch
 from tqdm import tqdm
 
+from espnet_mtkd.data.audio import SAMPLE_RATE
 from espnet_mtkd.errors import ConfigError, DataError
 from espnet_mtkd.targets.plan import Utterance
-from espnet_mtkd.teachers.base import SAMPLE_RATE
 
 MAX_LOW_PRECISION_ERROR = 0.1  # relative, of bf16 against fp32
 PREFETCH = 4  # batches of audio read ahead

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from espnet_mtkd.data.audio import SAMPLE_RATE
 from espnet_mtkd.errors import ConfigError
+from espnet_mtkd.files import sha256_of
 from espnet_mtkd.targets.embeddings import (
     check_precision,
     embed,
@@ -19,9 +21,8 @@ from espnet_mtkd.targets.embeddings import (
 from espnet_mtkd.targets.fingerprint import teacher_fingerprint
 from espnet_mtkd.targets.plan import Settings, Utterance, plan_batches, plan_shards
 from espnet_mtkd.targets.quantizer import Codebooks
-from espnet_mtkd.targets.store import StoredTarget, sha256_of
+from espnet_mtkd.targets.store import StoredTarget
 from espnet_mtkd.targets.writer import ShardWriter, StoreWriter
-from espnet_mtkd.teachers.base import SAMPLE_RATE
 
 
 def to_fp16(name: str, utt: str, target: torch.Tensor) -> np.ndarray:

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from espnet_mtkd.errors import TargetStoreError
-from espnet_mtkd.files import write_atomically
+from espnet_mtkd.files import sha256_of, write_atomically
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -52,12 +52,6 @@ class StoredTarget:
     def bytes_per_frame(self) -> int:
         """Bytes that one frame takes."""
         return self.num_channels * np.dtype(self.dtype).itemsize
-
-
-def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file."""
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def shard_name(number: int) -> str:

@@ -11,8 +11,6 @@ import yaml
 
 from espnet_mtkd.errors import ConfigError
 
-SAMPLE_RATE = 16000  # Hz, of every upstream in s3prl
-
 
 @dataclasses.dataclass(frozen=True)
 class TeacherConfig:

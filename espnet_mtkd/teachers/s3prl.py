@@ -8,15 +8,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from espnet_mtkd.compat import import_s3prl_hub, preserved_rng
+from espnet_mtkd.compat import preserved_rng
+from espnet_mtkd.data.audio import SAMPLE_RATE
 from espnet_mtkd.errors import ConfigError, DataError, MTKDError
-from espnet_mtkd.teachers.base import (
-    SAMPLE_RATE,
-    TargetSpec,
-    TeacherConfig,
-    resolve_layers,
-)
+from espnet_mtkd.teachers.base import TargetSpec, TeacherConfig, resolve_layers
 from espnet_mtkd.teachers.early_stop import EarlyStop
+from espnet_mtkd.teachers.hub import import_s3prl_hub
 
 RECEPTIVE_FIELD = 400  # samples: 25 ms, of wav2vec 2.0's convolutions and of fbank
 MIN_INPUT = 800  # samples: s3prl pads shorter batches to it

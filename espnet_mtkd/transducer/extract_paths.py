@@ -11,11 +11,11 @@ from espnet2.tasks.asr import ASRTask
 
 from espnet_mtkd.data.audio import judge_faults
 from espnet_mtkd.errors import ConfigError
-from espnet_mtkd.pretraining.model import measure_frame_shift
+from espnet_mtkd.files import sha256_of
+from espnet_mtkd.student.frames import measure_frame_shift
 from espnet_mtkd.targets.embeddings import progress, read_audio
 from espnet_mtkd.targets.fingerprint import versions
 from espnet_mtkd.targets.plan import Utterance, plan_shards
-from espnet_mtkd.targets.store import sha256_of
 from espnet_mtkd.targets.writer import ShardWriter, StoreWriter
 from espnet_mtkd.transducer.kd import choose_tokens
 from espnet_mtkd.transducer.path import best_path

@@ -3,8 +3,9 @@
 import torch
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
 
+from espnet_mtkd.data.audio import SAMPLE_RATE
 from espnet_mtkd.errors import ConfigError
-from espnet_mtkd.teachers.base import SAMPLE_RATE, TeacherConfig
+from espnet_mtkd.teachers.base import TeacherConfig
 from espnet_mtkd.teachers.s3prl import S3PRLTeacher
 
 

@@ -10,7 +10,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr_transducer.utils import get_transducer_task_io
 
 from espnet_mtkd.errors import ConfigError
-from espnet_mtkd.pretraining.model import measure_frame_shift
+from espnet_mtkd.student.frames import measure_frame_shift
 from espnet_mtkd.transducer.kd import VARIANTS, path_kd_loss, place_nodes
 from espnet_mtkd.transducer.paths import PathStores
 from espnet_mtkd.transducer.rnnt import sliced_transducer_loss

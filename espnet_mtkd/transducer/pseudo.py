@@ -10,7 +10,7 @@ import math
 import re
 from pathlib import Path
 
-from espnet_mtkd.data.audio import read_lines, read_wav_scp
+from espnet_mtkd.data.kaldi import read_lines, read_wav_scp
 from espnet_mtkd.errors import DataError
 from espnet_mtkd.files import write_atomically
 

@@ -8,7 +8,8 @@ import pytest
 import soundfile
 
 from espnet_mtkd.bin.mtkd_doctor import main
-from espnet_mtkd.data.audio import check_data_dir, read_wav_scp
+from espnet_mtkd.data.audio import check_data_dir
+from espnet_mtkd.data.kaldi import read_wav_scp
 from espnet_mtkd.errors import DataError
 
 RATE = builders.SAMPLE_RATE

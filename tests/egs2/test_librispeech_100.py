@@ -379,8 +379,8 @@ def stage_1_encoder(args):
 
 
 def test_teachers_are_the_four_large_ones():
-    from espnet_mtkd.compat import import_s3prl_hub
     from espnet_mtkd.teachers.base import parse_teachers
+    from espnet_mtkd.teachers.hub import import_s3prl_hub
 
     names = [t.upstream for t in parse_teachers(str(RECIPE / "conf/teachers.yaml"))]
     assert names == [

@@ -7,12 +7,9 @@ import torch
 
 from espnet_mtkd.errors import DataError
 from espnet_mtkd.objective.losses import EmbeddingLoss
-from espnet_mtkd.pretraining.model import (
-    ESPnetMTKDModel,
-    describe_latency,
-    measure_frame_shift,
-)
+from espnet_mtkd.pretraining.model import ESPnetMTKDModel
 from espnet_mtkd.student.build import build_student
+from espnet_mtkd.student.frames import describe_latency, measure_frame_shift
 from espnet_mtkd.teachers.base import parse_teachers
 from espnet_mtkd.teachers.s3prl import TeacherPool
 

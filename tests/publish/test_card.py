@@ -181,7 +181,7 @@ def test_teachers_are_looked_up_by_name_and_never_guessed(upstream, path, hub_id
 
 
 def test_the_table_names_upstreams_that_are_there():
-    from espnet_mtkd.compat import import_s3prl_hub
+    from espnet_mtkd.teachers.hub import import_s3prl_hub
 
     hub = import_s3prl_hub()
     by_hub_id_alone = {"mms_300m", "mms_1b", "whisper_large"}

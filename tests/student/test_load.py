@@ -183,7 +183,7 @@ def test_gradients_reach_every_block_where_they_are_asked_for(asr, encoder):
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_sizes_are_those_that_running_it_shows(asr, encoder):
-    from espnet_mtkd.pretraining.model import measure_frame_shift
+    from espnet_mtkd.student.frames import measure_frame_shift
 
     path, model = asr(encoder)
     student = load_student(path)

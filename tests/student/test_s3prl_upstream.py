@@ -80,7 +80,7 @@ def test_s3prl_gives_the_students_hidden_states(exp, encoder):
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_any_length_passes_s3prls_check_of_frame_counts(exp, encoder):
     """Its assertions allow no upstream that gives half of the frames it promises."""
-    from espnet_mtkd.compat import import_s3prl_hub
+    from espnet_mtkd.teachers.hub import import_s3prl_hub
 
     import_s3prl_hub()
     from s3prl.nn import S3PRLUpstream

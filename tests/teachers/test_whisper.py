@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from espnet_mtkd.compat import import_s3prl_hub
 from espnet_mtkd.errors import ConfigError, DataError
+from espnet_mtkd.teachers.hub import import_s3prl_hub
 from espnet_mtkd.teachers.whisper import LogMel, UpstreamExpert
 
 MIRROR = "MTKD_TEACHER_MIRROR"

@@ -1,0 +1,55 @@
+"""s3prl's list of upstreams, with this package's own in it."""
+
+import importlib
+
+from espnet_mtkd.compat import (
+    TESTED_S3PRL,
+    provide_superb_names,
+    provide_torchaudio_names,
+)
+from espnet_mtkd.errors import ConfigError
+from espnet_mtkd.teachers import student, whisper
+
+
+def import_s3prl_hub():
+    """Import `s3prl.hub` and register our own upstreams with it.
+
+    Returns:
+        The module `s3prl.hub`, with this package's `whisper*` entries and
+        `mtkd_student` added.
+
+    Raises:
+        ConfigError: s3prl is not installed.
+    """
+    provide_torchaudio_names()
+    try:
+        from s3prl import hub
+    except ImportError as e:
+        raise ConfigError(
+            f"s3prl is not importable ({e}): run tools/setup.sh, or "
+            f"`pip install s3prl=={TESTED_S3PRL} transformers`."
+        ) from e
+
+    for entry in (*whisper.HUB_ENTRIES, *student.HUB_ENTRIES):
+        if not hasattr(hub, entry.__name__):
+            setattr(hub, entry.__name__, entry)
+    return hub
+
+
+def import_s3prl_downstream():
+    """Import `s3prl.run_downstream`, SUPERB's command, with our upstreams known to it.
+
+    Returns:
+        The module; its `main()` reads `sys.argv`.
+
+    Raises:
+        ConfigError: s3prl, or a package that it needs for this, is not installed.
+    """
+    import_s3prl_hub()
+    provide_superb_names()
+    try:
+        return importlib.import_module("s3prl.run_downstream")
+    except ImportError as e:
+        raise ConfigError(
+            f"s3prl.run_downstream is not importable ({e}): install what is missing"
+        ) from e

@@ -1,0 +1,92 @@
+"""Imports run one way, from what a command does down to what the rest is made of."""
+
+import ast
+import sys
+
+import builders
+import pytest
+
+PACKAGE = builders.ROOT / "espnet_mtkd"
+# A folder, or a module at the top, imports itself and what stands in lines above its own.
+LAYERS = (
+    {"errors"},
+    {"compat", "files"},
+    {"data", "objective"},
+    {"teachers"},
+    {"targets"},
+    {"student"},
+    {"pretraining", "results", "streaming"},
+    {"transducer", "publish"},
+    {"bin"},
+)
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+# A student as a teacher: the one import upwards, made when such a teacher is asked for.
+EXCEPTIONS = {("teachers/student.py", "student")}
+ONLY = {
+    "objective": {"errors", "torch"},
+    "compat": {"errors"},
+    "data": {"errors", "files"},
+}
+
+
+def imported(path) -> set[str]:
+    """Full names that a file imports anywhere in it, functions included."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def broken_rules(path: str, names: set[str]) -> list[str]:
+    """What of a file's imports is against the rules above."""
+    own = path.partition("/")[0].removesuffix(".py")
+    broken = []
+    for name in sorted(names):
+        top, *rest = name.split(".")
+        part = rest[0] if top == "espnet_mtkd" and rest else None
+        if part in RANK and part != own and (path, part) not in EXCEPTIONS:
+            allowed = ONLY.get(own, RANK)
+            if RANK[part] >= RANK[own] or part not in allowed:
+                broken.append(f"{path}: {own} may not import {name}")
+        if own == "objective" and top not in {"espnet_mtkd", "torch"}:
+            if top not in sys.stdlib_module_names:
+                broken.append(f"{path}: objective imports torch alone, not {name}")
+    return broken
+
+
+FILES = sorted(
+    str(p.relative_to(PACKAGE)) for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE
+)
+
+
+def test_every_folder_and_module_has_a_rank():
+    tops = {p.name.removesuffix(".py") for p in PACKAGE.iterdir() if p.name[0] != "_"}
+    assert tops == set(RANK)
+
+
+def test_imports_run_one_way():
+    files = [*FILES, "errors.py", "files.py", "compat.py"]
+    broken = [b for f in files for b in broken_rules(f, imported(PACKAGE / f))]
+    assert not broken, "\n".join(broken)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("teachers/base.py", "espnet_mtkd.student.load_student"),
+        ("targets/store.py", "espnet_mtkd.pretraining.task.MTKDTask"),
+        ("results/report.py", "espnet_mtkd.pretraining.task"),
+        ("publish/card.py", "espnet_mtkd.bin.mtkd_pack.main"),
+        ("objective/losses.py", "espnet_mtkd.data.audio"),
+        ("objective/losses.py", "numpy"),
+        ("compat.py", "espnet_mtkd.files.sha256_of"),
+        ("data/audio.py", "espnet_mtkd.compat.require_espnet"),
+    ],
+)
+def test_a_broken_rule_is_seen(path, name):
+    assert broken_rules(path, {name})
+    assert not broken_rules(path, {"espnet_mtkd.errors.DataError", "torch"})
