@@ -33,8 +33,10 @@ setup(
                 "mtkd-extract": "mtkd_extract",
                 "mtkd-extract-paths": "mtkd_extract_paths",
                 "mtkd-fetch-whisper": "mtkd_fetch_whisper",
+                "mtkd-format-audio": "mtkd_format_audio",
                 "mtkd-handover": "mtkd_handover",
                 "mtkd-pack": "mtkd_pack",
+                "mtkd-preflight": "mtkd_preflight",
                 "mtkd-pseudo-label": "mtkd_pseudo_label",
                 "mtkd-report": "mtkd_report",
                 "mtkd-stream": "mtkd_asr_stream",
@@ -57,6 +59,7 @@ setup(
         "filelock",
         "huggingface_hub>=1.0",
         "numpy>=2",
+        "resampy",  # ESPnet's stage 3, of audio that is not 16 kHz
         "PyYAML",
         "safetensors",
         "soundfile",

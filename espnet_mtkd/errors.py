@@ -1,13 +1,13 @@
 """Errors that a user can act on, each with the exit code the command ends with.
 
-Exit codes: 2 usage or config, 3 non-finite training, 4 data, 5 target store, 6 disk,
-7 hub.
+`ERRORS` is the table: of each class the name, the exit code and, as its docstring, the
+meaning. `HELP` is the page that says what to do.
 """
 
 import functools
 import sys
 
-HELP = "docs/troubleshooting.md"
+HELP = "docs/troubleshooting.md"  # has a section for each exit code
 
 
 class MTKDError(Exception):
@@ -16,40 +16,36 @@ class MTKDError(Exception):
     exit_code = 1
 
 
-class ConfigError(MTKDError):
-    """A flag, a config key or a teacher's name is wrong."""
-
-    exit_code = 2
+ERRORS: list[type[MTKDError]] = []
 
 
-class NonFiniteError(MTKDError):
-    """Training produced no usable update in a whole epoch."""
-
-    exit_code = 3
-
-
-class DataError(MTKDError):
-    """Audio, lengths or data directories are not what training needs."""
-
-    exit_code = 4
+def _error(name: str, exit_code: int, meaning: str) -> type[MTKDError]:
+    """A row of the table: a class of that name, which this module must have too."""
+    fields = {"__module__": __name__, "__doc__": meaning, "exit_code": exit_code}
+    ERRORS.append(type(name, (MTKDError,), fields))
+    return ERRORS[-1]
 
 
-class TargetStoreError(MTKDError):
-    """Stored targets are missing, damaged, or of another teacher or audio."""
-
-    exit_code = 5
-
-
-class DiskError(MTKDError):
-    """Too little disk space, or a write that failed for that reason."""
-
-    exit_code = 6
-
-
-class HubError(MTKDError):
-    """The Hugging Face Hub refused an upload, or cannot be reached."""
-
-    exit_code = 7
+ConfigError = _error(
+    "ConfigError", 2, "A flag, a config key or a teacher's name is wrong."
+)
+NonFiniteError = _error(
+    "NonFiniteError", 3, "Training produced no usable update in a whole epoch."
+)
+DataError = _error(
+    "DataError", 4, "Audio, lengths or data directories are not what training needs."
+)
+TargetStoreError = _error(
+    "TargetStoreError",
+    5,
+    "Stored targets are missing, damaged, or of another teacher or audio.",
+)
+DiskError = _error(
+    "DiskError", 6, "Too little disk space, or a write that failed for that reason."
+)
+HubError = _error(
+    "HubError", 7, "The Hugging Face Hub refused an upload, or cannot be reached."
+)
 
 
 def report_errors(main):

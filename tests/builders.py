@@ -1,6 +1,7 @@
 """Small real things that the tests run on: checkpoints, audio, data directories."""
 
 import argparse
+import contextlib
 import os
 import shutil
 import signal
@@ -395,6 +396,18 @@ def mirror_recipe(folder: Path, name: str) -> Path:
     return recipe
 
 
+def kill_session(leader: int) -> None:
+    """SIGKILL for all processes of a session, whatever group of it they are in."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            session = int(stat.read_text().rpartition(")")[2].split()[3])
+        except OSError:
+            continue  # it is gone
+        if session == leader:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(stat.parent.name), signal.SIGKILL)
+
+
 def run_group(
     command, cwd: Path, env: dict | None = None
 ) -> subprocess.CompletedProcess:
@@ -415,6 +428,6 @@ def run_group(
     try:
         text, _ = process.communicate()
     except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
+        kill_session(process.pid)
         raise
     return subprocess.CompletedProcess(command, process.returncode, text)

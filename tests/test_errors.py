@@ -1,5 +1,8 @@
 """Exit codes are a promise to scripts."""
 
+import pickle
+import re
+
 import pytest
 from builders import ROOT
 
@@ -16,6 +19,31 @@ def test_every_error_has_its_documented_code():
         errors.HubError: 7,
     }
     assert {e: e.exit_code for e in errors.MTKDError.__subclasses__()} == codes
+    assert errors.ERRORS == list(codes)
+    assert errors.MTKDError.exit_code == 1
+
+
+def test_the_pages_name_the_tables_codes_and_no_others():
+    codes = [e.exit_code for e in errors.ERRORS]
+    page = (ROOT / errors.HELP).read_text()
+    sections = re.findall(r"^## Exit code (\d+): \S", page, re.M)
+    assert list(map(int, sections)) == [errors.MTKDError.exit_code, *codes]
+    readme = (ROOT / "README.md").read_text()
+    (sentence,) = re.findall(r"Exit codes: ([^.]*)\.", readme)
+    named = [re.match(r"(\d+) \w", x)[1] for x in re.split(r",\s+", sentence)]
+    assert list(map(int, named)) == codes
+
+
+@pytest.mark.parametrize("kind", [errors.MTKDError, *errors.ERRORS])
+def test_an_error_has_its_name_in_the_module_and_crosses_processes(kind):
+    assert getattr(errors, kind.__name__) is kind
+    assert kind.__doc__.endswith(".")
+    error = kind("file: expected a, found b")
+    error.add_note("in utterance u")
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is kind
+    assert (copy.args, copy.__notes__) == (error.args, error.__notes__)
+    assert copy.exit_code == kind.exit_code
 
 
 @pytest.mark.parametrize("kind", errors.MTKDError.__subclasses__())

@@ -7,7 +7,7 @@ import builders
 import pytest
 
 PACKAGE = builders.ROOT / "espnet_mtkd"
-# A folder, or a module at the top, imports itself and what stands in lines above its own.
+# A folder, or a module at the top, imports itself and what lines above its own have.
 LAYERS = (
     {"errors"},
     {"compat", "files"},

@@ -365,9 +365,9 @@ find_sclite() {
     done
 }
 
-apt_install_sclite() {
+apt_install() {  # <package>
     export DEBIAN_FRONTEND=noninteractive
-    local install=(apt-get -o DPkg::Lock::Timeout=60 install -y --no-install-recommends sctk)
+    local install=(apt-get -o DPkg::Lock::Timeout=60 install -y --no-install-recommends "$1")
     "${install[@]}" || { apt-get update && "${install[@]}"; }
 }
 
@@ -407,7 +407,7 @@ make_sclite() {
     find_sclite
     if [ -z "${sclite_dir}" ] && command -v apt-get > /dev/null; then
         if [ "$(id -u)" -eq 0 ]; then
-            run_step 15 "sclite, by apt-get install sctk" apt_install_sclite || true
+            run_step 15 "sclite, by apt-get install sctk" apt_install sctk || true
             find_sclite
         fi
         if [ -z "${sclite_dir}" ]; then
@@ -418,6 +418,14 @@ make_sclite() {
     [ -n "${sclite_dir}" ] \
         || die "${EXIT_USAGE}" "sclite is missing: apt-get install sctk (Debian), or build" \
             "https://github.com/usnistgov/SCTK and put its bin folder on PATH (what was tried: ${log_file})"
+}
+
+# For speed perturbation and for pipes in a wav.scp; recipes that need it say so themselves.
+make_sox() {
+    if command -v sox > /dev/null || ! command -v apt-get > /dev/null || [ "$(id -u)" -ne 0 ]; then
+        return 0
+    fi
+    run_step 10 "sox, by apt-get install sox" apt_install sox || true
 }
 
 # ------------------------------------------------------------------------------
@@ -481,6 +489,7 @@ make_sclite
 if everything_is_there; then
     exit 0
 fi
+make_sox
 if ! venv_is_complete; then
     find_python
     make_venv

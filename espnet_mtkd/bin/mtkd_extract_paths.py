@@ -12,8 +12,8 @@ import argparse
 import logging
 from pathlib import Path
 
-from espnet_mtkd.errors import DataError, report_errors
-from espnet_mtkd.targets.process import add_process_arguments
+from espnet_mtkd.errors import report_errors
+from espnet_mtkd.targets.process import add_process_arguments, this_process
 
 
 def get_parser():
@@ -46,37 +46,16 @@ def get_parser():
     return parser
 
 
-def read_text(data_dir: Path, utts) -> dict[str, str]:
-    """Transcripts of some utterances of a Kaldi directory.
-
-    Raises:
-        DataError: no such file, or an utterance without a line.
-    """
-    from espnet_mtkd.data.kaldi import read_lines
-
-    path = data_dir / "text"
-    texts = read_lines(path, "the transcripts: paths need them")
-    missing = [utt for utt in utts if utt not in texts]
-    if missing:
-        raise DataError(
-            f"{path}: {len(missing)} utterances of wav.scp have no line, the first is "
-            f"{missing[0]} (utils/fix_data_dir.sh)"
-        )
-    return texts
-
-
 @report_errors
 def main(cmd=None):
     """Extract; exit codes as in `espnet_mtkd.errors`."""
     args = get_parser().parse_args(cmd)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    from espnet_mtkd.data.audio import prepare_audio
-    from espnet_mtkd.targets.process import this_process
     from espnet_mtkd.transducer.extract_paths import (
         TeacherTransducer,
         extract_paths,
-        make_utterances,
+        read_transcribed,
     )
 
     process = this_process(args)
@@ -87,11 +66,9 @@ def main(cmd=None):
         process.device,
     )
     for data_dir in map(Path, args.data_dir):
-        lengths, audios = prepare_audio(
+        utts, texts = read_transcribed(
             data_dir, Path(args.shape_dir or out_dir), args.nj
         )
-        texts = read_text(data_dir, lengths)
-        utts = make_utterances(lengths, audios, texts)
         folder = out_dir / data_dir.name
         if extract_paths(
             teacher,

@@ -39,8 +39,7 @@ def get_parser():
 def main(cmd=None):
     """Write the two files and print the table."""
     args = get_parser().parse_args(cmd)
-    from espnet_mtkd.files import write_atomically
-    from espnet_mtkd.results import intervals, report
+    from espnet_mtkd.results.page import write_report
 
     rows = []
     for row in args.rows:
@@ -48,40 +47,8 @@ def main(cmd=None):
         if not equals:
             raise ConfigError(f"--rows: expected NAME=DIR, found '{row}'")
         rows.append((name, Path(folder)))
-    experiments = {folder.name for _, folder in rows}
-    table = report.results_table(rows)
-    report.plot_curves([folder for _, folder in rows], args.expdir / "curves.png")
-    parts = [
-        "# RESULTS",
-        f"- command: `{args.command}`" if args.command else "",
-        f"- machine: {report.machine()}",
-        "## Error rates",
-        "Error rates from sclite's counts; WERR and CERR: relative reduction against "
-        "the student's first row.",
-        table,
-        args.note,
-        "## Intervals",
-        "95 %, by bootstrap over the utterances of the set (9999 samples, seed 0), for "
-        "the reduction with the same utterances drawn of both rows. How far another "
-        "seed would lead is not in them.",
-        intervals.intervals_table(rows),
-        "## Cost",
-        "RTF: seconds of one CPU core for a second of audio, with what ran beside it.",
-        intervals.cost_table(rows),
-        "## Training curves",
-        "![losses](curves.png)",
-        "## Wall time",
-        report.times_table(args.expdir / "stage_times.tsv", experiments),
-    ]
-    if args.espnet_results:
-        text = args.espnet_results.read_text(encoding="utf-8")
-        text = report.espnet_sections(text, experiments)
-        parts.append(text.replace("\n## ", "\n### ").replace("# RESULTS", "## ESPnet"))
-    results = args.expdir / "RESULTS.md"
-    text = "\n\n".join(p for p in parts if p) + "\n"
-    write_atomically(results, text.encode())
-    print(table)
-    print(f"written: {results}, {args.expdir / 'curves.png'}")
+    print(write_report(args.expdir, rows, args.command, args.note, args.espnet_results))
+    print(f"written: {args.expdir / 'RESULTS.md'}, {args.expdir / 'curves.png'}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -77,7 +78,8 @@ def check_data_dir(data_dir: Path, shape_file: Path, nj: int = 1) -> None:
     Args:
         data_dir: Kaldi data directory.
         shape_file: written as `<utterance> <samples>`, ESPnet's `--train_shape_file`.
-            Left alone where it was made from the same wav.scp.
+            Left alone where it was made from the same wav.scp and the same files, by
+            their size and the time of their last change.
         nj: processes.
 
     Raises:
@@ -86,8 +88,8 @@ def check_data_dir(data_dir: Path, shape_file: Path, nj: int = 1) -> None:
     """
     wav_scp = data_dir / "wav.scp"
     entries = read_wav_scp(wav_scp)
-    digest = hashlib.sha256(wav_scp.read_bytes()).hexdigest()
-    stamp = shape_file.with_name(shape_file.name + ".wav_scp.sha256")
+    digest = digest_of_audio(entries)
+    stamp = shape_file.with_name(shape_file.name + ".audio.sha256")
     if shape_file.is_file() and stamp.is_file() and stamp.read_text() == digest:
         logging.info("%s: checked before, %s stands", data_dir, shape_file)
         return
@@ -121,6 +123,23 @@ def check_data_dir(data_dir: Path, shape_file: Path, nj: int = 1) -> None:
     shape_file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(shape_file, "".join(lines).encode())
     write_atomically(stamp, digest.encode())
+
+
+def digest_of_audio(entries: dict[str, str]) -> str:
+    """Hex sha256 of ids, paths, sizes and times of change of audio files.
+
+    Args:
+        entries: utterance -> audio file.
+    """
+    digest = hashlib.sha256()
+    for utt, audio in entries.items():
+        try:
+            stat = os.stat(audio)
+            state = f"{stat.st_size} {stat.st_mtime_ns}"
+        except OSError:
+            state = "not there"
+        digest.update(f"{utt} {audio} {state}\n".encode())
+    return digest.hexdigest()
 
 
 def prepare_audio(

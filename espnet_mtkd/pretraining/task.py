@@ -12,6 +12,11 @@ from espnet2.train.collate_fn import CommonCollateFn
 from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.objective.losses import CodebookLoss, EmbeddingLoss
 from espnet_mtkd.pretraining.arguments import add_distillation_arguments
+from espnet_mtkd.pretraining.datasets import (
+    NamedCollateFn,
+    check_names,
+    data_set_name,
+)
 from espnet_mtkd.pretraining.mixing import MixedIterFactory
 from espnet_mtkd.pretraining.model import ESPnetMTKDModel
 from espnet_mtkd.pretraining.trainer import MTKDTrainer
@@ -68,6 +73,18 @@ class MTKDTask(AbsTask):
         return ()
 
     @classmethod
+    def build_iter_options(cls, args, distributed_option, mode):
+        """ESPnet's; utterance ids have the data set's name before them.
+
+        Args:
+            args, distributed_option, mode: see `AbsTask.build_iter_options`.
+        """
+        options = super().build_iter_options(args, distributed_option, mode)
+        name = data_set_name(options.data_path_and_name_and_type[0][0])
+        options.collate_fn = NamedCollateFn(name, options.collate_fn)
+        return options
+
+    @classmethod
     def build_iter_factory(cls, args, distributed_option, mode, kwargs=None):
         """ESPnet's, with the unlabelled audio mixed in for training.
 
@@ -86,6 +103,9 @@ class MTKDTask(AbsTask):
                 {
                     "data_path_and_name_and_type": [(scp, "speech", "sound")],
                     "shape_files": [shape],
+                    "collate_fn": NamedCollateFn(
+                        data_set_name(scp), cls.build_collate_fn(args, train=True)
+                    ),
                 },
             )
             for scp, shape in zip(
@@ -206,6 +226,14 @@ def check_config(args: argparse.Namespace) -> None:
             f"of the other, found {len(args.unlabelled_wav_scp)} and "
             f"{len(args.unlabelled_shape_file)}"
         )
+    check_names(
+        [
+            path
+            for part in ("train", "valid")
+            for path, *_ in getattr(args, f"{part}_data_path_and_name_and_type")
+        ]
+        + args.unlabelled_wav_scp
+    )
     if args.target_delay < 0:
         raise ConfigError(
             f"--target_delay: expected 0 or more, found {args.target_delay}"

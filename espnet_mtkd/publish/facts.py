@@ -6,7 +6,12 @@ from pathlib import Path
 
 from espnet_mtkd.errors import ConfigError, DataError
 from espnet_mtkd.publish.teachers import Origin, find_origin
-from espnet_mtkd.results.report import Score, find_score_dirs, read_sclite
+from espnet_mtkd.results.report import (
+    Score,
+    decoding_of,
+    find_score_dirs,
+    read_sclite,
+)
 
 SAMPLE_RATE = 16000  # Hz
 
@@ -95,21 +100,19 @@ def read_results(asr_exp: Path, model_file: str) -> list[TestResult]:
     """
     ending = f"_asr_model_{Path(model_file).stem}"
     results = []
-    for dset, folder in find_score_dirs(asr_exp).items():
-        if "_asr_model_" in folder.parent.name:
-            fitting = sorted(asr_exp.glob(f"*{ending}/{folder.name}/score_wer"))
-            if not fitting:
-                raise DataError(
-                    f"{asr_exp}: the scores of '{dset}' are of other weights: expected "
-                    f"a directory *{ending}, found {folder.parent.name}: decode and "
-                    f"score {model_file} (stages 12 and 13), or pack those"
-                )
-            folder = fitting[-1].parent
+    for dset, folder in find_score_dirs(asr_exp, model_file).items():
+        decoding = decoding_of(asr_exp, folder)
+        if "_asr_model_" in decoding and not decoding.endswith(ending):
+            raise DataError(
+                f"{asr_exp}: the scores of '{dset}' are of other weights: expected a "
+                f"directory *{ending}, found {decoding}: decode and score {model_file} "
+                "(stages 12 and 13), or pack those"
+            )
         wer, cer = (
             read_sclite(folder / kind / "result.txt")
             for kind in ("score_wer", "score_cer")
         )
-        results.append(TestResult(dset, folder.parent.name, wer, cer))
+        results.append(TestResult(dset, decoding, wer, cer))
     return results
 
 

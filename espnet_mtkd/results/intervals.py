@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from espnet_mtkd.errors import DataError
-from espnet_mtkd.results.report import find_score_dirs, read_sclite
+from espnet_mtkd.results.report import find_score_dirs, read_sclite, same_sets
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 9999
@@ -79,8 +79,9 @@ def intervals_table(rows: list[tuple[str, Path]]) -> str:
     baselines = {}
     for name in dict.fromkeys(name for name, _ in rows):
         student, _, what = name.rpartition(": ")
-        seeds = [find_score_dirs(asr_exp) for n, asr_exp in rows if n == name]
-        for dset in seeds[0]:
+        exps = [asr_exp for n, asr_exp in rows if n == name]
+        seeds = [find_score_dirs(asr_exp) for asr_exp in exps]
+        for dset in same_sets(list(zip(exps, seeds, strict=True))):
             paths = [dirs[dset] / "score_wer" / "result.txt" for dirs in seeds]
             counts = [read_utterances(path) for path in paths]
             first = baselines.setdefault((student, dset), (name, counts, paths[0]))
@@ -109,8 +110,11 @@ def intervals_table(rows: list[tuple[str, Path]]) -> str:
 
 
 def _cell(statistic, *samples) -> str:
-    interval = bootstrap_interval(statistic, *samples)
-    return "" if interval is None else f"{interval[0]:.1f} to {interval[1]:.1f}"
+    with np.errstate(divide="ignore", invalid="ignore"):
+        interval = bootstrap_interval(statistic, *samples)
+    if interval is None or not np.isfinite(interval).all():
+        return ""  # too few utterances; or draws in which the baseline has no errors
+    return f"{interval[0]:.1f} to {interval[1]:.1f}"
 
 
 def cost_table(rows: list[tuple[str, Path]]) -> str:

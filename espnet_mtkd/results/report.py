@@ -3,13 +3,16 @@
 import dataclasses
 import platform
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from espnet_mtkd.errors import DataError
 from espnet_mtkd.files import read_yaml
+
+STREAMED = "decode_stream"  # directory of what was decoded chunk by chunk
+DECODING = "decoding"  # file that names the decoding which counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +29,8 @@ class Score:
 
     @property
     def rate(self) -> float:
-        """Error rate in percent."""
-        return 100.0 * self.num_err / self.num_ref
+        """Error rate in percent; of an empty reference 0."""
+        return 100.0 * self.num_err / max(1, self.num_ref)
 
 
 def read_sclite(path: Path) -> Score:
@@ -48,23 +51,88 @@ def read_sclite(path: Path) -> Score:
     return Score(num_ref, num_err)
 
 
-def find_score_dirs(asr_exp: Path) -> dict[str, Path]:
+def find_score_dirs(asr_exp: Path, model_file: str | None = None) -> dict[str, Path]:
     """Test set -> its directory with `score_wer` and `score_cer`.
 
-    What the streaming decoder gave (`decode_stream`) is a set of its own.
+    What the streaming decoder gave (`decode_stream`) is a set of its own. Where a set
+    was decoded in several ways, the recipe's counts: the one that the file `decoding`
+    names, which mtkd.sh writes when it has scored.
+
+    Args:
+        asr_exp: directory of stage 2.
+        model_file: name of weights: of several decodings those by others do not count.
 
     Raises:
-        DataError: the experiment holds no score.
+        DataError: the experiment holds no score; or a set has several, and none of them
+            is named, or none by that name: the candidates are listed.
     """
-    found = {}
-    for path in sorted(asr_exp.glob("*/*/score_wer")):
-        dset = path.parent.name
-        if path.parents[1].name == "decode_stream":
+    candidates: dict[str, dict[str, Path]] = {}
+    for decoding, dset, folder in list_scores(asr_exp):
+        if decoding == STREAMED:
             dset += ", streamed"
-        found[dset] = path.parent
-    if not found:
+        candidates.setdefault(dset, {})[decoding] = folder
+    if not candidates:
         raise DataError(f"{asr_exp}: no scores in it: run stages 12 and 13 first")
+    named = asr_exp / DECODING
+    name = named.read_text(encoding="utf-8").strip() if named.is_file() else None
+    found = {}
+    for dset, folders in candidates.items():
+        if model_file is not None:
+            ending = f"_asr_model_{Path(model_file).stem}"
+            folders = {
+                k: v for k, v in folders.items() if k.endswith(ending)
+            } or folders
+        if len(folders) > 1 and name not in folders:
+            raise DataError(
+                f"{asr_exp}: '{dset}' was decoded in several ways: "
+                f"{', '.join(sorted(folders))}: write the name of the one that counts "
+                f"into {named}, or remove the others"
+            )
+        found[dset] = folders[name] if name in folders else next(iter(folders.values()))
     return found
+
+
+def list_scores(asr_exp: Path) -> list[tuple[str, str, Path]]:
+    """Name of the decoding, test set and directory of all scores of a student.
+
+    ESPnet puts a decoding's arguments into its name, slashes included, and a validation
+    set under `org/`.
+    """
+    folders = [path.parent for path in sorted(asr_exp.rglob("score_wer"))]
+    return [
+        (decoding_of(asr_exp, folder), folder.name, folder)
+        for folder in folders
+        if folder.parent != asr_exp
+    ]
+
+
+def decoding_of(asr_exp: Path, folder: Path) -> str:
+    """Name of the decoding that a directory with scores belongs to."""
+    decoding = folder.parent
+    if decoding.name == "org":
+        decoding = decoding.parent
+    return decoding.relative_to(asr_exp).as_posix()
+
+
+def same_sets(rows: Sequence[tuple[Path, dict[str, Path]]]) -> list[str]:
+    """Test sets of several seeds.
+
+    Args:
+        rows: directory of stage 2 and its scores, of each seed.
+
+    Raises:
+        DataError: a seed lacks a set that another has.
+    """
+    sets = dict.fromkeys(dset for _, dirs in rows for dset in dirs)
+    for dset in sets:
+        lacking = [str(asr_exp) for asr_exp, dirs in rows if dset not in dirs]
+        if lacking:
+            raise DataError(
+                f"{', '.join(lacking)}: no scores of '{dset}', which other seeds of "
+                "this row have: decode and score it (stages 12 and 13), or leave the "
+                "seed out"
+            )
+    return list(sets)
 
 
 def mean_rate(scores: list[Score]) -> float:
@@ -72,9 +140,14 @@ def mean_rate(scores: list[Score]) -> float:
     return sum(s.rate for s in scores) / len(scores)
 
 
-def reduction(baseline: list[Score], scores: list[Score]) -> float:
-    """Relative reduction of the mean error rate in percent (WERR, for words)."""
-    return 100.0 * (1.0 - mean_rate(scores) / mean_rate(baseline))
+def reduction(baseline: list[Score], scores: list[Score]) -> float | None:
+    """Relative reduction of the mean error rate in percent (WERR, for words).
+
+    Returns:
+        None where the baseline makes no errors.
+    """
+    rate = mean_rate(baseline)
+    return None if rate == 0 else 100.0 * (1.0 - mean_rate(scores) / rate)
 
 
 def _rate_cell(scores: list[Score]) -> str:
@@ -103,10 +176,11 @@ def results_table(rows: list[tuple[str, Path]]) -> str:
     baselines = {}
     for name in dict.fromkeys(name for name, _ in rows):
         student, _, what = name.rpartition(": ")
-        seeds = [find_score_dirs(asr_exp) for n, asr_exp in rows if n == name]
+        exps = [asr_exp for n, asr_exp in rows if n == name]
+        seeds = [find_score_dirs(asr_exp) for asr_exp in exps]
         if len(seeds) > 1:
             what += f", {len(seeds)} seeds"
-        for dset in seeds[0]:
+        for dset in same_sets(list(zip(exps, seeds, strict=True))):
             wer, cer = (
                 [read_sclite(dirs[dset] / kind / "result.txt") for dirs in seeds]
                 for kind in ("score_wer", "score_cer")
@@ -115,10 +189,8 @@ def results_table(rows: list[tuple[str, Path]]) -> str:
             cells = [student, what, dset, str(wer[0].num_ref)]
             for scores, baseline in ((wer, first[1]), (cer, first[2])):
                 cells.append(_rate_cell(scores))
-                is_baseline = first[0] == name
-                cells.append(
-                    "" if is_baseline else f"{reduction(baseline, scores):.1f}"
-                )
+                reduced = None if first[0] == name else reduction(baseline, scores)
+                cells.append("" if reduced is None else f"{reduced:.1f}")
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -1,9 +1,11 @@
-"""Which utterances share a batch, and which batches a shard."""
+"""Which utterances share a batch, which batches a shard, and what it takes on disk."""
 
 import dataclasses
 from collections.abc import Sequence
 
 import torch
+
+from espnet_mtkd.data.audio import SAMPLE_RATE
 
 MAX_PADDING = 0.05  # of a batch
 MAX_SHARD_BYTES = 256_000_000
@@ -121,3 +123,21 @@ def share_of(shards, rank: int, world_size: int) -> set[int]:
         if process == rank:
             share.add(number)
     return share
+
+
+def disk_need(teachers, num_samples: int) -> str:
+    """What the targets would take on disk (`--teacher_mode cached`), as a sentence.
+
+    Args:
+        teachers: loaded ones.
+        num_samples: of a data directory, at 16 kHz.
+    """
+    specs = [spec for teacher in teachers for spec in teacher.targets]
+    frames = [num_samples // spec.frame_shift for spec in specs]
+    codes = Settings.num_codebooks
+    fp16 = sum(2 * spec.dim * n for spec, n in zip(specs, frames, strict=True))
+    return (
+        f"{num_samples / SAMPLE_RATE / 3600:.2f} h; stored targets would take "
+        f"{codes * sum(frames) / 1e6:.1f} MB as {codes} codes, {fp16 / 1e6:.1f} MB as "
+        "fp16"
+    )

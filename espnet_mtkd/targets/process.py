@@ -1,4 +1,4 @@
-"""Which of several extracting processes this one is, and on what it runs."""
+"""Which of several extracting processes this one is, and with what it runs."""
 
 import dataclasses
 import os
@@ -51,3 +51,36 @@ def this_process(args) -> Process:
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(max(1, cores // int(env.get("LOCAL_WORLD_SIZE", 1))))
     return Process(rank, world, "cpu")
+
+
+def make_settings(args):
+    """`Settings` from mtkd_extract's command line and torchrun's environment.
+
+    Raises:
+        ConfigError: a number out of range, or no GPU where one is asked for.
+    """
+    import torch
+
+    from espnet_mtkd.targets.plan import Settings
+    from espnet_mtkd.targets.quantizer import check_num_codebooks
+
+    process = this_process(args)
+    check_num_codebooks(args.num_codebooks)
+    for name in ("batch_seconds", "shard_bytes"):
+        value = getattr(args, name)
+        if value is not None and not value > 0:
+            raise ConfigError(f"--{name}: expected above 0, found {value}")
+    dtype = args.dtype
+    if dtype == "auto":
+        dtype = "float32" if process.device == "cpu" else "bfloat16"
+    return Settings(
+        form=args.form,
+        num_codebooks=args.num_codebooks,
+        exact=args.exact,
+        batch_seconds=args.batch_seconds,
+        shard_bytes=args.shard_bytes,
+        device=process.device,
+        dtype=getattr(torch, dtype),
+        rank=process.rank,
+        world_size=process.world_size,
+    )

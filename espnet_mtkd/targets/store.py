@@ -25,7 +25,9 @@ from espnet_mtkd.files import sha256_of, write_atomically
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-REMEDY = "remove the folder and extract again (mtkd_extract)"
+AGAIN = "mtkd_extract, or mtkd.sh --stage 8"
+REMEDY = f"remove the folder and extract again ({AGAIN})"
+REMEDY_OF_FILE = f"remove that file and extract again ({AGAIN}); the rest stands"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +186,9 @@ class TargetStore:
         first, _, rest = path.read_bytes().partition(b"\n")
         digest = hashlib.sha256(rest).hexdigest()
         if first != f'{{"sha256":"{digest}",'.encode():
-            raise TargetStoreError(f"{path}: damaged (its sha256 differs): {REMEDY}")
+            raise TargetStoreError(
+                f"{path}: damaged (its sha256 differs): {REMEDY_OF_FILE}"
+            )
         manifest = json.loads(b"{" + rest)
         del rest
         if manifest["format"] != FORMAT:
@@ -260,7 +264,8 @@ class TargetStore:
             if checksum(list(out.values())) != crcs[i - first]:
                 raise TargetStoreError(
                     f"{self.folder / self.shards[number]['file']}: damaged at the "
-                    f"targets of utterance {utt} (their checksum differs): {REMEDY}"
+                    f"targets of utterance {utt} (their checksum differs): "
+                    f"{REMEDY_OF_FILE}"
                 )
             self._checked[i] = True
         return out
@@ -275,7 +280,9 @@ class TargetStore:
                 slices = {t.name: shard.get_slice(t.name) for t in self.targets}
                 self._open[number] = slices, shard.get_tensor("crc32")
             except SafetensorError as e:
-                raise TargetStoreError(f"{path}: damaged ({e}): {REMEDY}") from e
+                raise TargetStoreError(
+                    f"{path}: damaged ({e}): {REMEDY_OF_FILE}"
+                ) from e
         return self._open[number]
 
     @staticmethod
@@ -284,7 +291,7 @@ class TargetStore:
         if found != entry["num_bytes"]:
             raise TargetStoreError(
                 f"{path}: expected {entry['num_bytes']} bytes, found "
-                f"{'no such file' if found is None else found}: {REMEDY}"
+                f"{'no such file' if found is None else found}: {REMEDY_OF_FILE}"
             )
 
     def verify(self) -> list[str]:

@@ -93,7 +93,8 @@ class CachedTeacher:
         Args:
             speech_BN: (B, N), on the device where the targets are wanted.
             speech_lengths_B: (B,) samples, which must be those of the extraction.
-            utt_ids: B strings.
+            utt_ids: B strings, `<data set>/<utterance>`; without the set, where one
+                store alone has the utterance.
 
         Returns:
             {target name: ((B, T, E) fp32 embeddings, or (B, T, M) uint8 codes, (B,))}.
@@ -115,10 +116,21 @@ class CachedTeacher:
         return out
 
     def _read(self, utt: str, num_samples: int) -> dict[str, np.ndarray]:
-        for store in self.stores:
-            row = store.read(utt, num_samples)
-            if row is not None:
-                return row
+        name, _, rest = utt.partition("/")
+        stores = [store for store in self.stores if store.folder.name == name and rest]
+        if stores:
+            utt = rest
+        else:  # an id without its data set, or of one that is stored under another name
+            stores = [s for s in self.stores if s.find(utt) is not None]
+        if len(stores) > 1:
+            raise TargetStoreError(
+                f"utterance {utt}: targets of teacher '{self.config.name}' in "
+                f"{' and '.join(str(s.folder) for s in stores)}: expected "
+                "'<data set>/<utterance>', which tells these apart"
+            )
+        row = stores[0].read(utt, num_samples) if stores else None
+        if row is not None:
+            return row
         raise TargetStoreError(
             f"utterance {utt}: no targets of teacher '{self.config.name}' in "
             f"{', '.join(str(store.folder) for store in self.stores)}: run "

@@ -24,6 +24,7 @@ from espnet_mtkd.targets.plan import share_of
 from espnet_mtkd.targets.store import (
     MANIFEST,
     StoredTarget,
+    TargetStore,
     shard_is_whole,
     shard_name,
     write_manifest,
@@ -64,9 +65,25 @@ class StoreWriter:
         self.targets, self.shards = targets, shards
         data_digest = hashlib.sha256(json.dumps(data).encode()).hexdigest()
         self.digest = claim_folder(folder, fingerprint, data_digest)
-        self.is_finished = (folder / MANIFEST).is_file()
+        self.is_finished = self._was_finished()
         if self.is_finished:
             logging.info("%s: finished before", folder)
+
+    def _was_finished(self) -> bool:
+        """Whether a manifest stands with all of its shards; else it is taken away."""
+        manifest = self.folder / MANIFEST
+        if not manifest.is_file():
+            return False
+        sizes = {s["file"]: s["num_bytes"] for s in TargetStore(self.folder).shards}
+        for name, num_bytes in sizes.items():
+            path = self.folder / name
+            if path.is_file() and path.stat().st_size != num_bytes:
+                logging.warning("%s: not whole: written again", path)
+                path.unlink()
+        if self.missing():
+            manifest.unlink()
+            return False
+        return True
 
     @property
     def bytes_per_frame(self) -> int:

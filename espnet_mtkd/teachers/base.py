@@ -186,3 +186,23 @@ def _parse_one(entry, where: str) -> tuple[list[str], TeacherConfig | None]:
         return problems, None
     layers = None if layers is None else tuple(layers)
     return [], TeacherConfig(**{**entry, "layers": layers})
+
+
+def check_files(config: TeacherConfig) -> None:
+    """Refuse a teacher whose checkpoint is not given or not there; nothing is loaded.
+
+    Raises:
+        ConfigError: the upstream's name asks for a checkpoint that is missing.
+    """
+    kind = config.upstream.rsplit("_", 1)[-1]
+    path = config.path_or_url
+    if kind in ("local", "url", "custom", "gdriveid") and not path:
+        raise ConfigError(
+            f"teacher '{config.name}': upstream '{config.upstream}' needs a checkpoint:"
+            " give `path_or_url: <path>` beside it"
+        )
+    if path and kind == "local" and not Path(path).exists():
+        raise ConfigError(
+            f"teacher '{config.name}': path_or_url: no such file or directory: {path} "
+            f"(looked from {Path.cwd()})"
+        )

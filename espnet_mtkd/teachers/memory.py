@@ -11,8 +11,8 @@ class TargetMemory:
 
     Targets are kept in fp16, by utterance id, until `max_bytes` are used; utterances
     that no longer fit are computed each time. Right only where an utterance id always
-    comes with the same audio, which is so here: stage 1 masks the student's features,
-    never the waveform.
+    comes with the same audio, which is so here: an id has its data set's name before it
+    (`NamedCollateFn`), and stage 1 masks the student's features, never the waveform.
 
     Args:
         teacher: anything with `.targets` and `__call__(speech, lengths, utt_ids)`.
@@ -37,7 +37,7 @@ class TargetMemory:
         Args:
             speech_BN: (B, N) waveforms at 16 kHz.
             speech_lengths_B: (B,) samples.
-            utt_ids: B strings; None always asks the teacher.
+            utt_ids: B strings, `<data set>/<utterance>`; None always asks the teacher.
 
         Returns:
             {target name: ((B, T, E), (B,) valid frames)}.

@@ -3,7 +3,6 @@
 import difflib
 import hashlib
 import logging
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +10,13 @@ import torch.nn.functional as F
 from espnet_mtkd.compat import preserved_rng
 from espnet_mtkd.data.audio import SAMPLE_RATE
 from espnet_mtkd.errors import ConfigError, DataError, MTKDError
-from espnet_mtkd.teachers.base import TargetSpec, TeacherConfig, resolve_layers
+from espnet_mtkd.teachers.base import (
+    TargetSpec,
+    TeacherConfig,
+    check_files,
+    parse_teachers,
+    resolve_layers,
+)
 from espnet_mtkd.teachers.early_stop import EarlyStop
 from espnet_mtkd.teachers.hub import import_s3prl_hub
 
@@ -25,7 +30,7 @@ def check_upstream(config: TeacherConfig, hub) -> None:
 
     Args:
         config: one teacher.
-        hub: the module that `compat.import_s3prl_hub` returns.
+        hub: the module that `teachers.hub.import_s3prl_hub` returns.
 
     Raises:
         ConfigError: unknown upstream (with the closest names), a checkpoint that is
@@ -39,18 +44,23 @@ def check_upstream(config: TeacherConfig, hub) -> None:
             + (f"Closest names: {', '.join(close)}. " if close else "")
             + "All names: python -m espnet_mtkd.bin.mtkd_doctor --list_upstreams"
         )
-    kind = config.upstream.rsplit("_", 1)[-1]
-    path = config.path_or_url
-    if kind in ("local", "url", "custom", "gdriveid") and not path:
-        raise ConfigError(
-            f"teacher '{config.name}': upstream '{config.upstream}' needs a checkpoint:"
-            " give `path_or_url: <path>` beside it"
-        )
-    if path and kind == "local" and not Path(path).exists():
-        raise ConfigError(
-            f"teacher '{config.name}': path_or_url: no such file or directory: {path} "
-            f"(looked from {Path.cwd()})"
-        )
+    check_files(config)
+
+
+def read_teachers(teachers) -> list[TeacherConfig]:
+    """Configs of teachers, all of them checked before the first is loaded.
+
+    Args:
+        teachers: see `parse_teachers`.
+
+    Raises:
+        ConfigError: see `parse_teachers` and `check_upstream`.
+    """
+    configs = parse_teachers(teachers)
+    hub = import_s3prl_hub()
+    for config in configs:
+        check_upstream(config, hub)
+    return configs
 
 
 class S3PRLTeacher:

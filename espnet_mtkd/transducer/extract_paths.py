@@ -2,15 +2,16 @@
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from espnet2.tasks.asr import ASRTask
 
-from espnet_mtkd.data.audio import judge_faults
-from espnet_mtkd.errors import ConfigError
+from espnet_mtkd.data.audio import judge_faults, prepare_audio
+from espnet_mtkd.data.kaldi import read_lines
+from espnet_mtkd.errors import ConfigError, DataError
 from espnet_mtkd.files import sha256_of
 from espnet_mtkd.student.frames import measure_frame_shift
 from espnet_mtkd.targets.embeddings import progress, read_audio
@@ -190,9 +191,39 @@ def _row(teacher, utt: Utterance, labels, num_tokens: int):
     return {"nodes": nodes, "logp": logp}, None
 
 
-def make_utterances(lengths: dict[str, int], audios: dict[str, str], texts):
-    """Utterances with an upper bound of their nodes, in the order of `lengths`."""
-    return [
+def read_text(data_dir: Path, utts: Iterable[str]) -> dict[str, str]:
+    """Transcripts of some utterances of a Kaldi directory.
+
+    Raises:
+        DataError: no such file, or an utterance without a line.
+    """
+    path = data_dir / "text"
+    texts = read_lines(path, "the transcripts: paths need them")
+    missing = [utt for utt in utts if utt not in texts]
+    if missing:
+        raise DataError(
+            f"{path}: {len(missing)} utterances of wav.scp have no line, the first is "
+            f"{missing[0]} (utils/fix_data_dir.sh)"
+        )
+    return texts
+
+
+def read_transcribed(
+    data_dir: Path, shape_dir: Path, nj: int
+) -> tuple[list[Utterance], dict[str, str]]:
+    """A data directory's utterances, with an upper bound of their nodes, and its text.
+
+    Args:
+        data_dir: Kaldi data directory with wav.scp and text.
+        shape_dir, nj: see `prepare_audio`.
+
+    Raises:
+        DataError: see `prepare_audio` and `read_text`.
+    """
+    lengths, audios = prepare_audio(data_dir, shape_dir, nj)
+    texts = read_text(data_dir, lengths)
+    utts = [
         Utterance(utt, audios[utt], n, n // WORST_SHIFT + len(texts[utt]))
         for utt, n in lengths.items()
     ]
+    return utts, texts

@@ -21,10 +21,12 @@ FLAGS = {
     "mtkd_extract_paths": "asr_exp model_file data_dir shape_dir out_dir num_tokens "
     "ngpu rank world_size nj",
     "mtkd_fetch_whisper": "model out_dir source",
+    "mtkd_format_audio": "data_dir out_dir channel min_duration max_duration cut nj",
     "mtkd_handover": "checkpoint mtkd_config asr_config wav_scp",
     "mtkd_pack": "asr_exp asr_model_file mtkd_exp mtkd_model_file kd_teacher_exp out "
     "license language corpus dataset title limits teacher inference_config "
     "inference_args ignore_names",
+    "mtkd_preflight": "teachers data_dir distinct",
     "mtkd_pseudo_label": "labelled unlabelled decode_dir min_confidence out_dir",
     "mtkd_report": "expdir rows espnet_results command note",
     "mtkd_upload": "archive hf_repo dry_run out_dir private ignore_names",
@@ -157,25 +159,27 @@ def run(folder, *command):
 
 
 def test_help_of_mtkd_sh_names_every_option_with_its_default(recipe):
-    script = (recipe / "mtkd.sh").read_text()
-    head = script[: script.index("help_message=")]
-    options = re.findall(r"^(\w+)=(\S*|\"[^\"]*\")(?: +#.*)?$", head, re.M)
+    table = (ROOT / "egs2/TEMPLATE/mtkd1/options.txt").read_text()
+    options = dict(re.findall(r"^(\w+) *\| *(.*?) *\|", table, re.M))
     assert len(options) > 40
     result = run(recipe, "./mtkd.sh", "--help")
     assert result.returncode == 0
-    lines = {
-        match[1]: line
-        for line in result.stdout.splitlines()
-        if (match := re.match(r"\s+--(\w+)\s+#", line))
-    }
-    assert [name for name, _ in options if name not in lines] == []
-    assert set(lines) <= {name for name, _ in options}
-    for name, default in options:
+    text = re.sub(r"\n {20,}# ", " ", result.stdout)  # an option a line
+    lines = dict(re.findall(r"^ +--(\w+) +# (.*)$", text, re.M))
+    assert lines.keys() == options.keys()
+    for name, default in options.items():
         if default:
-            default = default.strip('"')
-            assert f'default="{default}"' in lines[name], lines[name]
+            assert f'(default="{default}").' in lines[name]
         else:
             assert re.search(r"default|required", lines[name]), lines[name]
+
+
+def test_every_declared_option_of_mtkd_sh_is_used():
+    folder = ROOT / "egs2/TEMPLATE/mtkd1"
+    table = (folder / "options.txt").read_text()
+    text = "".join((folder / f"{x}.sh").read_text() for x in ("mtkd", "stages"))
+    declared = set(re.findall(r"^(\w+) *\|", table, re.M))
+    assert declared <= set(re.findall(r"\w+", text))
 
 
 @pytest.mark.parametrize(

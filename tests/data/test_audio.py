@@ -1,6 +1,7 @@
 """Every fault of an audio file is named by utterance before training."""
 
 import logging
+import os
 
 import builders
 import numpy as np
@@ -137,9 +138,15 @@ def test_the_second_check_reads_no_audio_and_a_changed_wav_scp_does(
     folder, shape = data_dir(entries), tmp_path / "speech_shape"
     check_data_dir(folder, shape)
     before = shape.stat().st_mtime_ns, shape.read_text()
-    entries["good2"].unlink()  # whoever read it again would see it
+    # Whoever read it again would see that it is no audio any more.
+    file, stat = entries["good2"], entries["good2"].stat()
+    file.write_bytes(b"?" * stat.st_size)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     check_data_dir(folder, shape)
     assert (shape.stat().st_mtime_ns, shape.read_text()) == before
+    os.utime(file)  # a file that was changed under its name is looked at again
+    with pytest.raises(DataError, match="good2"):
+        check_data_dir(folder, shape)
     data_dir({k: v for k, v in entries.items() if k != "good1"})
     with pytest.raises(DataError, match="good2"):
         check_data_dir(folder, shape)

@@ -94,19 +94,22 @@ def finished(tmp_path_factory, checkpoints, warm_python):
     )
 
 
-DATA = [*range(1, 7)]
-TRAINED = [11, 12, 13]
+NUM_SETS = len(TEST_SETS)
+DATA = [1, *[3] * (2 + NUM_SETS), *[4] * (1 + NUM_SETS), 5, 6]
+TRAINED = [11, *[12] * NUM_SETS, *[13] * NUM_SETS]
+TAUGHT = [*DATA, *range(7, 11)]
+WITH_UNLABELLED = [*DATA, 7, *range(7, 11)]  # the set is formatted first
 STAGES = {  # of each row, in order
     "teacher transducer": [*DATA, *TRAINED],
     "from scratch": [*DATA, *TRAINED],
-    "hubert alone": [*DATA, *range(7, 14)],
-    "wavlm alone": [*DATA, *range(7, 14)],
-    "wav2vec2 alone": [*DATA, *range(7, 14)],
-    "data2vec alone": [*DATA, *range(7, 14)],
-    "all teachers": [*DATA, *range(7, 14)],
-    "+ path KD": [*DATA, *range(7, 12), *TRAINED],  # paths, then the transducer
-    "+ unlabelled audio": [*DATA, *range(7, 12), *TRAINED],
-    "+ pseudo-labels": [*DATA, *range(7, 12), 11, *TRAINED],
+    "hubert alone": [*TAUGHT, *TRAINED],
+    "wavlm alone": [*TAUGHT, *TRAINED],
+    "wav2vec2 alone": [*TAUGHT, *TRAINED],
+    "data2vec alone": [*TAUGHT, *TRAINED],
+    "all teachers": [*TAUGHT, *TRAINED],
+    "+ path KD": [*TAUGHT, 11, *TRAINED],  # paths, then the transducer
+    "+ unlabelled audio": [*WITH_UNLABELLED, 11, *TRAINED],
+    "+ pseudo-labels": [*WITH_UNLABELLED, 11, 11, *TRAINED],
 }
 
 

@@ -15,7 +15,8 @@ def run(recipe, hub, *options) -> subprocess.CompletedProcess:
         *("./mtkd.sh", "--train_set", "train", "--valid_set", "valid"),
         *("--test_sets", "test", "--lang", "en", "--token_type", "char"),
         *("--encoder", "contextual_block_conformer", "--stream_decode", "false"),
-        *("--mtkd_tag", "tiny", "--asr_tag", "tiny", "--ngpu", "0", "--stage", "14"),
+        *("--mtkd_tag", "tiny", "--asr_tag", "tiny", "--ngpu", "0"),
+        *("--skip_stages", " ".join(map(str, range(1, 14)))),
         *("--inference_args", "--beam_size 1", "--hf_repo", "user/tiny", *options),
     ]
     env = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}

@@ -13,6 +13,7 @@ import yaml
 from espnet_mtkd.bin import mtkd_espnet, mtkd_extract_paths
 from espnet_mtkd.errors import ConfigError, DataError, TargetStoreError
 from espnet_mtkd.targets.store import TargetStore
+from espnet_mtkd.transducer.extract_paths import read_text
 from espnet_mtkd.transducer.paths import PathStores
 from espnet_mtkd.transducer.task import MTKDASRTask
 
@@ -107,7 +108,7 @@ def test_stored_paths_are_the_likeliest_of_the_teachers_lattice(data, teacher, p
         teacher / "config.yaml", teacher / "valid.loss.best.pth", "cpu"
     )
     stores = PathStores(paths)
-    texts = mtkd_extract_paths.read_text(data / "train", [])
+    texts = read_text(data / "train", [])
     scp = dict(x.split() for x in (data / "train/wav.scp").read_text().splitlines())
     lengths = dict(
         x.split() for x in (data / "train/speech_shape").read_text().splitlines()
@@ -304,7 +305,7 @@ def test_the_distance_is_the_sum_over_the_nodes(data, paths, tmp_path):
     model.load_state_dict(stock.state_dict())
     stores = PathStores(paths)
     model.distil_from(stores, PathKDConfig(time_shift=1, temperature=2.0))
-    texts = mtkd_extract_paths.read_text(data / "train", [])
+    texts = read_text(data / "train", [])
     lines = (data / "train/speech_shape").read_text().splitlines()[:3]
     utts = [line.split()[0] for line in lines]
     nums = [int(line.split()[1]) for line in lines]

@@ -1,43 +1,42 @@
 #!/usr/bin/env bash
 # The ladder of results: mtkd.sh once for every row, encoder and seed, then RESULTS.md.
+# shellcheck disable=SC2154  # declare_options sets the options
 set -e
 set -u
 set -o pipefail
 
-log() {
-    local fname=${BASH_SOURCE[1]##*/}
-    echo -e "$(date '+%Y-%m-%dT%H:%M:%S') (${fname}:${BASH_LINENO[0]}:${FUNCNAME[1]}) $*"
-}
-fail() {
-    log "Error: $*"
-    exit 2
-}
+template=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
+# shellcheck source=common.sh
+. "${template}/common.sh"
+declare_options << 'EOF'
+rows             | scratch teachers kd | Which rows, in this order.
+encoders         | conformer contextual_block_conformer | Which students.
+seeds            | 0       | Random seeds, e.g. "0 1 2": every row once for each.
+teachers         | conf/teachers.yaml | Teachers of all rows but scratch and single.
+single_teachers  |         | YAML files of one teacher each, for the row single.
+kd_teacher_config | conf/train_teacher_transducer.yaml | Config of the teacher transducer.
+kd_teacher_args  |         | Arguments for its training, e.g. "--max_epoch 12".
+kd_teacher_tag   | teacher | Its experiment is <expdir>/asr_<tag>.
+unlabelled_sets  |         | Data directories without text, for the rows unlabelled and pseudo.
+pretrain_epochs  | 60      | Epochs of stage 1.
+head_epochs      | 8       | Epochs of stage 2 in which the pre-trained encoder is frozen.
+finetune_epochs  | 32      | Epochs of stage 2 after that. From scratch stage 2 has as many epochs as both
+                 |         | together, or what --scratch_args says.
+head_lr          | 0.003   | Learning rate with the frozen encoder.
+finetune_lr      | 0.0005  | Learning rate after that.
+mtkd_args        |         | Arguments for mtkd_train in stage 1, after the ladder's own.
+asr_args         |         | Arguments for asr_train in stage 2.
+head_args        |         | Arguments for its part with the encoder frozen.
+finetune_args    |         | Arguments for the part after that.
+scratch_args     |         | Arguments for a stage 2 from scratch.
+expdir           | exp     | Directory of the experiments and of RESULTS.md.
+python           | python3 | Python to execute espnet commands.
+note             |         | A sentence below the table of results.
+command          |         | That the results were made by, to stand in RESULTS.md.
+EOF
 
-rows="scratch teachers kd" # See below.
-encoders="conformer contextual_block_conformer"
-seeds=0               # Random seeds, e.g. "0 1 2": every row once for each.
-teachers=conf/teachers.yaml # Teachers of all rows but scratch and single.
-single_teachers=      # YAML files of one teacher each, for the row single.
-kd_teacher_config=conf/train_teacher_transducer.yaml # Config of the teacher transducer.
-kd_teacher_args=      # Arguments for its training, e.g. "--max_epoch 12".
-kd_teacher_tag=teacher # Its experiment is <expdir>/asr_<tag>.
-unlabelled_sets=      # Data directories without text, for the rows unlabelled and pseudo.
-pretrain_epochs=60    # Epochs of stage 1.
-head_epochs=8         # Epochs of stage 2 with the pre-trained encoder frozen.
-finetune_epochs=32    # Epochs of stage 2 after that; from scratch: both, at once.
-head_lr=0.003         # Learning rate of the former,
-finetune_lr=0.0005    # and of the latter.
-expdir=exp            # Directory of the experiments and of RESULTS.md.
-python=python3        # Python to execute espnet commands.
-mtkd_args=            # Arguments for mtkd_train in stage 1, after the ladder's own,
-asr_args=             # for asr_train in stage 2,
-head_args=            # for its part with the encoder frozen,
-finetune_args=        # and for the part after that,
-scratch_args=         # or for a stage 2 from scratch.
-note=                 # A sentence below the table of results.
-command=              # That the results were made by.
-
-help_message=$(cat << EOT
+show_help() {
+    cat << END
 Usage: $0 [options] [options of mtkd.sh, for every row]
 
 Rows, each of them one student more for every encoder and seed:
@@ -52,53 +51,15 @@ Rows, each of them one student more for every encoder and seed:
 RESULTS.md in --expdir grows with each row; --stop_stage 0 makes it of what is there.
 
 Options:
-    --rows     # Which, in this order (default="${rows}").
-    --encoders # (default="${encoders}")
-    --seeds    # Random seeds, e.g. "0 1 2": every row once for each (default="${seeds}").
-    --teachers # Teachers of all rows but scratch and single (default="${teachers}").
-    --single_teachers   # YAML files of one teacher each (default="${single_teachers}").
-    --kd_teacher_config # Config of the teacher transducer (default="${kd_teacher_config}").
-    --kd_teacher_args   # Arguments for its training (default="${kd_teacher_args}").
-    --kd_teacher_tag    # Its experiment is <expdir>/asr_<tag> (default="${kd_teacher_tag}").
-    --unlabelled_sets   # Data directories without text (default="${unlabelled_sets}").
-    --pretrain_epochs # Epochs of stage 1 (default="${pretrain_epochs}").
-    --head_epochs     # Epochs of stage 2 in which the pre-trained encoder is frozen
-                      # (default="${head_epochs}").
-    --finetune_epochs # Epochs of stage 2 after that (default="${finetune_epochs}"). From
-                      # scratch stage 2 has as many epochs as both together, or what
-                      # --scratch_args says.
-    --head_lr     # Learning rate with the frozen encoder (default="${head_lr}").
-    --finetune_lr # Learning rate after that (default="${finetune_lr}").
-    --mtkd_args     # Arguments for mtkd_train in stage 1, after the ladder's own,
-    --asr_args      # for asr_train in stage 2,
-    --head_args     # for its part with the encoder frozen,
-    --finetune_args # and for the part after that,
-    --scratch_args  # or for a stage 2 from scratch.
-    --expdir      # Directory of the experiments and of RESULTS.md (default="${expdir}").
-    --python      # Python to execute espnet commands (default="${python}").
-    --note        # A sentence below the table of results.
-    --command     # That the results were made by, to stand in RESULTS.md.
-EOT
-)
-
-options=()
-while [ $# -gt 0 ]; do
-    case $1 in
-        --rows | --encoders | --seeds | --teachers | --single_teachers \
-            | --kd_teacher_config | --kd_teacher_args | --kd_teacher_tag | --unlabelled_sets \
-            | --pretrain_epochs | --head_epochs | --finetune_epochs \
-            | --head_lr | --finetune_lr \
-            | --mtkd_args | --asr_args | --head_args | --finetune_args \
-            | --scratch_args | --expdir | --python | --note | --command)
-            [ $# -gt 1 ] || fail "$1 needs a value"
-            printf -v "${1#--}" %s "$2"
-            shift 2
-            ;;
-        --help | -h) echo "${help_message}"; exit 0 ;;
-        --encoder | --seed) fail "$1: the ladder's option is $1s" ;;
+END
+    print_options
+}
+parse_options pass "$@"
+for name in "${options[@]}"; do
+    case ${name} in
+        --encoder | --seed) fail "${name}: the ladder's option is ${name}s" ;;
         --mtkd_tag | --mtkd_exp | --asr_tag | --asr_exp)
-            fail "$1: the ladder names its experiments itself" ;;
-        *) options+=("$1"); shift ;;
+            fail "${name}: the ladder names its experiments itself" ;;
     esac
 done
 for name in pretrain_epochs head_epochs finetune_epochs; do
@@ -146,6 +107,12 @@ stored=(--teachers "${teachers}" --teacher_mode cached)
 kd=(--kd_teacher_exp "${expdir}/asr_${kd_teacher_tag}")
 unlabelled=(--unlabelled_sets "${unlabelled_sets}")
 
+# Whether the test sets of a directory of stage 2 are scored; with a file: since that.
+is_scored() {  # <directory> [<file>]
+    local newer=()
+    [ ! -e "${2:-}" ] || newer=(-newer "$2")
+    [ -n "$(find "$1/.done" -name '13_*' "${newer[@]}" -print -quit 2> /dev/null)" ]
+}
 trained=()
 reported=0  # how many of them RESULTS.md speaks of
 # RESULTS.md of the rows so far, those that are not scored left out and named.
@@ -153,7 +120,7 @@ report() {
     local row words key stamp=${expdir}/.done_report scored=() missing=
     reported=${#trained[@]}
     for row in "${trained[@]}"; do
-        if [ -f "${row#*=}/.done_score" ]; then
+        if is_scored "${row#*=}"; then
             scored+=("${row}")
         else
             missing+="${missing:+; }${row%%=*}"
@@ -180,7 +147,7 @@ report() {
 # A ladder that is stopped has a table of the rows that are finished.
 add_row() {  # <student>: <row> <directory of stage 2>
     trained+=("$1=$2")
-    if [ "$2/.done_score" -nt "${expdir}/RESULTS.md" ]; then report; fi
+    if is_scored "$2" "${expdir}/RESULTS.md"; then report; fi
 }
 # <encoder> <title> <tag of stage 2> <tag of stage 1> <options ...>
 row() {
@@ -190,7 +157,7 @@ row() {
         log "======== ${e}: ${title}, seed ${seed} ========"
         end=
         [ "${seed}" = 0 ] || end=_seed${seed}
-        ./mtkd.sh --expdir "${expdir}" --python "${python}" "$@" \
+        run_child ./mtkd.sh --expdir "${expdir}" --python "${python}" "$@" \
             --encoder "${e}" --seed "${seed}" \
             --mtkd_tag "${e}_${mtkd_tag}${end}" --asr_tag "${e}_${tag}${end}" \
             "${options[@]}"
@@ -200,7 +167,7 @@ row() {
 
 if "${needs_teacher}"; then
     log "======== teacher transducer ========"
-    ./mtkd.sh --expdir "${expdir}" --python "${python}" --teachers none \
+    run_child ./mtkd.sh --expdir "${expdir}" --python "${python}" --teachers none \
         --asr_config "${kd_teacher_config}" --asr_tag "${kd_teacher_tag}" \
         --asr_args "${kd_teacher_args}" "${options[@]}"
     add_row "teacher: teacher transducer" "${expdir}/asr_${kd_teacher_tag}"

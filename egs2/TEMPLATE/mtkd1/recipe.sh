@@ -1,25 +1,17 @@
-#!/usr/bin/env bash
-# What the recipes' run.sh have in common. They source it in the recipe's directory, have
-# set their own options as variables, and help_message.
-
-log() {
-    local fname=${BASH_SOURCE[1]##*/}
-    echo -e "$(date '+%Y-%m-%dT%H:%M:%S') (${fname}:${BASH_LINENO[0]}:${FUNCNAME[1]}) $*"
-}
-fail() {
-    log "Error: $*"
-    exit 2
-}
+# shellcheck shell=bash
+# What the recipes' run.sh have in common. They source it in the recipe's directory, declare
+# their own options and define show_own_help.
+# shellcheck disable=SC2154  # declare_options sets the options
 
 root=$(cd ../../.. && pwd)
-options=()  # of ladder.sh and mtkd.sh
-help=false
-command=    # for RESULTS.md
+# shellcheck source=common.sh
+. "${root}/egs2/TEMPLATE/mtkd1/common.sh"
 
-# Sets the run.sh's own options, and options, help and command.
-parse_own_options() {  # <names> <arguments of run.sh ...>
-    local names=$1 word
-    shift
+# Sets the run.sh's own options; the rest, for ladder.sh and mtkd.sh, is in `options`; and
+# `command`, for RESULTS.md.
+command=
+parse_run_options() {  # <arguments of run.sh ...>
+    local word
     command="${PWD#"${root}"/}/run.sh"
     for word in "$@"; do
         case ${word} in
@@ -27,33 +19,32 @@ parse_own_options() {  # <names> <arguments of run.sh ...>
         esac
         command+=" ${word}"
     done
-    while [ $# -gt 0 ]; do
-        if [[ $1 = --* && " ${names} " = *" ${1#--} "* ]]; then
-            [ $# -gt 1 ] || fail "$1 needs a value"
-            printf -v "${1#--}" %s "$2"
-            shift 2
-        else
-            case $1 in
-                --help | -h) help=true ;;
-                *) options+=("$1") ;;
-            esac
-            shift
-        fi
-    done
+    parse_options pass "$@"
 }
 
-# Where --help was given: the help of run.sh, ladder.sh and mtkd.sh, and the end.
-help_if_asked() {
-    "${help}" || return 0
-    # shellcheck disable=SC2154  # run.sh's
-    echo "${help_message}"
+# The help of run.sh, ladder.sh and mtkd.sh.
+show_help() {
+    show_own_help
+    print_options
+    cat << END
+All other options are ladder.sh's, and mtkd.sh's for every row:
+
+END
     ../../TEMPLATE/mtkd1/ladder.sh --help
-    if [ -e utils/parse_options.sh ]; then
-        ./mtkd.sh --help
-    else
-        echo "(mtkd.sh's own help needs the set-up: run ${root}/tools/setup.sh)"
-    fi
-    exit 0
+    echo
+    ../../TEMPLATE/mtkd1/mtkd.sh --help
+}
+
+# The value of one of ladder.sh's options, as it was given to run.sh; else a default.
+given_or() {  # <option> <default>
+    local value=$2 i
+    for i in "${!options[@]}"; do
+        case ${options[i]} in
+            "--$1") value=${options[i + 1]:-} ;;
+            "--$1="*) value=${options[i]#*=} ;;
+        esac
+    done
+    echo "${value}"
 }
 
 # The environment (inside an ESPnet checkout its own is used), the recipe's links, PATH.
@@ -68,7 +59,6 @@ set_up() {
 fetch_whisper() {
     local model
     for model in tiny.en base; do
-        # shellcheck disable=SC2154  # run.sh's
         ${python} -m espnet_mtkd.bin.mtkd_fetch_whisper --model "${model}" \
             --out_dir "downloads/whisper_${model//./_}"
     done

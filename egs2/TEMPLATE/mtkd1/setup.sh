@@ -2,10 +2,9 @@
 # Makes the links of a recipe: ESPnet's asr.sh and what it calls, and our mtkd.sh.
 set -euo pipefail
 
-log() {
-    local fname=${BASH_SOURCE[1]##*/}
-    echo -e "$(date '+%Y-%m-%dT%H:%M:%S') (${fname}:${BASH_LINENO[0]}:${FUNCNAME[1]}) $*"
-}
+template=$(cd "$(dirname "$0")" && pwd)
+# shellcheck source=common.sh
+. "${template}/common.sh"
 help_message=$(cat << EOF
 Usage: $0 <target-dir>
   e.g. $0 egs2/asterisk/mtkd1
@@ -20,12 +19,10 @@ EOF
 if [ $# -ne 1 ] || [ "$1" = --help ]; then
     echo "${help_message}"
     [ "${1:-}" = --help ] && exit 0
-    log "Error: 1 positional argument is required."
-    exit 2
+    fail "1 positional argument is required."
 fi
 
 dir=$1
-template=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "${template}/../../.." && pwd)
 if [ -f "${root}/egs2/TEMPLATE/asr1/asr.sh" ]; then  # inside an ESPnet checkout
     asr1=${root}/egs2/TEMPLATE/asr1
@@ -34,9 +31,8 @@ elif [ -f "${root}/tools/env.sh" ]; then
     . "${root}/tools/env.sh"
     asr1=${ESPNET_ROOT}/egs2/TEMPLATE/asr1
 else
-    log "Error: neither ${root}/tools/env.sh (run ${root}/tools/setup.sh) nor" \
+    fail "neither ${root}/tools/env.sh (run ${root}/tools/setup.sh) nor" \
         "${root}/egs2/TEMPLATE/asr1 (of an ESPnet checkout) is there"
-    exit 2
 fi
 
 mkdir -p "${dir}/conf" "${dir}/local"

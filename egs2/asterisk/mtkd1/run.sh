@@ -1,15 +1,21 @@
 #!/usr/bin/env bash
 # Two Whisper encoders teach a small transducer; the same transducer, trained alone, is
 # the measure. Real speech (Asterisk's English prompts), real ESPnet, no GPU needed.
+# shellcheck disable=SC2154  # declare_options sets the options
 set -e
 set -u
 set -o pipefail
 
-budget=default   # smoke: all stages in minutes; default: two rows; ladder; full: all rows.
-languages=es,fr,it,ru # Whose prompts are the unlabelled audio.
-python=python3
-
-help_message=$(cat << EOF
+cd "$(dirname "$0")"
+# shellcheck source-path=SCRIPTDIR source=../../TEMPLATE/mtkd1/recipe.sh
+. ../../TEMPLATE/mtkd1/recipe.sh
+declare_options << 'EOF'
+budget    | default     | Which rows, how long: smoke, default, ladder or full.
+languages | es,fr,it,ru | Whose prompts are the unlabelled audio.
+python    | python3     | Python to execute espnet commands.
+EOF
+show_own_help() {
+    cat << END
 Usage: $0 [--budget smoke|default|ladder|full] [options of ladder.sh and mtkd.sh]
 
   smoke    from scratch, two teachers, with 1 epoch a training: do all stages run? (10 min)
@@ -20,18 +26,9 @@ Usage: $0 [--budget smoke|default|ladder|full] [options of ladder.sh and mtkd.sh
   full     the ladder, each teacher alone, live teachers; both encoders
 
 Options:
-    --budget  # Which rows, how long (default="${budget}").
-    --python  # Python to execute espnet commands (default="${python}").
-    --help    # This text, then that of ladder.sh and of mtkd.sh.
-All other options are ladder.sh's (--encoders, --seeds, --pretrain_epochs, ...) and
-mtkd.sh's, for every row (--stage, --stop_stage, --ngpu, --nj, ...).
-EOF
-)
-
-cd "$(dirname "$0")"
-# shellcheck source-path=SCRIPTDIR source=../../TEMPLATE/mtkd1/recipe.sh
-. ../../TEMPLATE/mtkd1/recipe.sh
-parse_own_options "budget python" "$@"
+END
+}
+parse_run_options "$@"
 encoders=conformer
 rows="scratch live"
 expdir=exp
@@ -53,17 +50,19 @@ case ${budget} in
     ladder | full) encoders="conformer contextual_block_conformer" ;;
 esac
 
-help_if_asked
+rows=$(given_or rows "${rows}")
+expdir=$(given_or expdir "${expdir}")
+
 set_up
 fetch_whisper
-if [[ " ${rows} " = *" unlabelled "* ]]; then
+if [[ " ${rows} " = *" unlabelled "* || " ${rows} " = *" pseudo "* ]]; then
     local/data.sh --stage 3 --unlabelled "${languages}" --python "${python}"
 fi
 
-./ladder.sh --rows "${rows}" --encoders "${encoders}" --expdir "${expdir}" \
+exec ./ladder.sh --rows "${rows}" --encoders "${encoders}" --expdir "${expdir}" \
     --single_teachers "conf/teacher_whisper_tiny_en.yaml conf/teacher_whisper_base.yaml" \
     --kd_teacher_tag teacher_whisper_base \
-    --unlabelled_sets "$(printf 'data/%s ' ${languages//,/ })" \
+    --unlabelled_sets "data/${languages//,/ data/}" \
     --note "${note}" --command "${command}" --python "${python}" \
     --train_set train --valid_set valid --test_sets test \
     --lang en --token_type char --max_wav_duration 30 \

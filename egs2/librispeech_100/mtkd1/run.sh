@@ -25,33 +25,28 @@
 #          best paths of all: 36 * (25 + 5.4) * 3600 * 960.9 / 1e9 = 3.8 GB
 #          in time: 960.9 / 500 = 1.9 GPU-h
 # Stage 12, decoding, each row: (10.7 + 10.5) / 20 = 1.1 GPU-h
+# shellcheck disable=SC2154  # declare_options sets the options
 set -e
 set -u
 set -o pipefail
 
-rows="scratch teachers kd"
-unlabelled="train-clean-360 train-other-500"
-python=python3
-
-help_message=$(cat << EOF
-Usage: $0 [--rows "scratch single teachers kd unlabelled pseudo"] [options of ladder.sh and mtkd.sh]
-
-Options:
-    --rows       # Rows of results, see below (default="${rows}"). unlabelled and
-                 # pseudo need 54 GB more of download.
-    --unlabelled # Parts of LibriSpeech without text (default="${unlabelled}").
-    --python     # Python to execute espnet commands (default="${python}").
-    --help       # This text, then that of ladder.sh and of mtkd.sh.
-All other options are ladder.sh's (--encoders, --seeds, --pretrain_epochs, ...) and mtkd.sh's, for every
-row (--ngpu, --nj, --speed_perturb_factors "0.9 1.0 1.1", ...).
-EOF
-)
-
 cd "$(dirname "$0")"
 # shellcheck source-path=SCRIPTDIR source=../../TEMPLATE/mtkd1/recipe.sh
 . ../../TEMPLATE/mtkd1/recipe.sh
-parse_own_options "rows unlabelled python" "$@"
-help_if_asked
+declare_options << 'EOF'
+rows       | scratch teachers kd | Rows of results, see below. unlabelled and pseudo need 54 GB more of
+           |                     | download.
+unlabelled | train-clean-360 train-other-500 | Parts of LibriSpeech without text.
+python     | python3             | Python to execute espnet commands.
+EOF
+show_own_help() {
+    cat << END
+Usage: $0 [--rows "scratch single teachers kd unlabelled pseudo"] [options of ladder.sh and mtkd.sh]
+
+Options:
+END
+}
+parse_run_options "$@"
 set_up
 
 unlabelled_sets=
@@ -61,7 +56,7 @@ case " ${rows} " in
         for part in ${unlabelled}; do unlabelled_sets+="data/${part//-/_} "; done ;;
 esac
 
-./ladder.sh --rows "${rows}" --python "${python}" \
+exec ./ladder.sh --rows "${rows}" --python "${python}" \
     --command "${command}" \
     --single_teachers "conf/teacher_hubert.yaml conf/teacher_wavlm.yaml conf/teacher_wav2vec2.yaml conf/teacher_data2vec.yaml" \
     --kd_teacher_tag teacher_hubert --unlabelled_sets "${unlabelled_sets}" \

@@ -1,33 +1,30 @@
 #!/usr/bin/env bash
 # A smoke test on the seven utterances that ESPnet's CI uses: do all stages run? Two Whisper
 # encoders teach a small transducer, one epoch a training. A few minutes on two cores.
+# shellcheck disable=SC2154  # declare_options sets the options
 set -e
 set -u
 set -o pipefail
 
-rows="scratch live"
-python=python3
-
-help_message=$(cat << EOF
-Usage: $0 [options of ladder.sh and mtkd.sh]
-
-Options:
-    --rows   # Of the ladder (default="${rows}").
-    --python # Python to execute espnet commands (default="${python}").
-    --help   # This text, then that of ladder.sh and of mtkd.sh.
-All other options are ladder.sh's and mtkd.sh's.
-EOF
-)
-
 cd "$(dirname "$0")"
 # shellcheck source-path=SCRIPTDIR source=../../TEMPLATE/mtkd1/recipe.sh
 . ../../TEMPLATE/mtkd1/recipe.sh
-parse_own_options "rows python" "$@"
-help_if_asked
+declare_options << 'EOF'
+rows   | scratch live | Of the ladder.
+python | python3      | Python to execute espnet commands.
+EOF
+show_own_help() {
+    cat << END
+Usage: $0 [options of ladder.sh and mtkd.sh]
+
+Options:
+END
+}
+parse_run_options "$@"
 set_up
 [ "${rows}" = scratch ] || fetch_whisper
 
-./ladder.sh --rows "${rows}" --encoders conformer --python "${python}" \
+exec ./ladder.sh --rows "${rows}" --encoders conformer --python "${python}" \
     --note "Four training utterances, one epoch: the error rates mean nothing." \
     --command "${command}" --kd_teacher_tag teacher_whisper_base \
     --pretrain_epochs 1 --head_epochs 1 --finetune_epochs 1 \

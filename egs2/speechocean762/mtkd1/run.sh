@@ -4,35 +4,31 @@
 #
 # Time on two CPU cores, two encoders after each other in one thread: see RESULTS.md.
 # Disk: 0.3 GB of audio, 0.1 GB of targets (16 bytes a frame and teacher), 3 GB of models.
+# shellcheck disable=SC2154  # declare_options sets the options
 set -e
 set -u
 set -o pipefail
 
-train_set=train_1h # train_1h, or train (2.6 h), whose unlabelled audio is then less.
-python=python3
-
-help_message=$(cat << EOF
-Usage: $0 [options of ladder.sh and mtkd.sh]
-
-Options:
-    --train_set # train_1h or train, all 2.6 hours (default="${train_set}").
-    --python    # Python to execute espnet commands (default="${python}").
-    --help      # This text, then that of ladder.sh and of mtkd.sh.
-All other options are ladder.sh's (--rows, --encoders, --seeds, --pretrain_epochs, ...) and
-mtkd.sh's, for every row (--stage, --ngpu, --nj, ...).
-EOF
-)
-
 cd "$(dirname "$0")"
 # shellcheck source-path=SCRIPTDIR source=../../TEMPLATE/mtkd1/recipe.sh
 . ../../TEMPLATE/mtkd1/recipe.sh
-parse_own_options "train_set python" "$@"
+declare_options << 'EOF'
+train_set | train_1h | train_1h, or train, all 2.6 hours, whose unlabelled audio is then less.
+python    | python3  | Python to execute espnet commands.
+EOF
+show_own_help() {
+    cat << END
+Usage: $0 [options of ladder.sh and mtkd.sh]
+
+Options:
+END
+}
+parse_run_options "$@"
 case ${train_set} in
     train_1h) unlabelled="train_rest" ;;
     train) unlabelled="" ;;
     *) fail "--train_set: expected train_1h or train, found '${train_set}'" ;;
 esac
-help_if_asked
 set_up
 fetch_whisper
 # shellcheck source=/dev/null
@@ -50,7 +46,7 @@ scratch_args="--max_epoch 45 --batch_bins 400000 --model_conf ctc_weight=1.0"
 scratch_args+=" --optim_conf lr=0.0007 --scheduler_conf warmup_steps=500"
 
 # data/ is made by stage 1 of the first row
-./ladder.sh --rows "scratch single teachers kd unlabelled pseudo" --expdir "exp_${train_set}" \
+exec ./ladder.sh --rows "scratch single teachers kd unlabelled pseudo" --expdir "exp_${train_set}" \
     --single_teachers "conf/teacher_whisper_tiny_en.yaml conf/teacher_whisper_base.yaml" \
     --kd_teacher_tag teacher_whisper_base --kd_teacher_args "--max_epoch 12" \
     --unlabelled_sets "$(for name in ${unlabelled}; do printf 'data/%s ' "${name}"; done)" \

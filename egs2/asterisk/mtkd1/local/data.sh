@@ -9,50 +9,38 @@
 # Set ASTERISK in db.sh or in the environment to use a copy of your own.
 # Needs 10 MB of download, 200 MB of disk, less than a minute.
 # shellcheck disable=SC1091  # ESPnet's files, linked into the recipe
+# shellcheck disable=SC2154  # declare_options sets the options
 set -e
 set -u
 set -o pipefail
 
-log() {
-    local fname=${BASH_SOURCE[1]##*/}
-    echo -e "$(date '+%Y-%m-%dT%H:%M:%S') (${fname}:${BASH_LINENO[0]}:${FUNCNAME[1]}) $*"
-}
+# shellcheck source-path=SCRIPTDIR source=../../../TEMPLATE/mtkd1/common.sh
+. ../../TEMPLATE/mtkd1/common.sh
 SECONDS=0
-
-stage=1            # 1: fetch the prompts, 2: prepare the data directories,
-stop_stage=3       # 3: likewise for the languages of --unlabelled.
-max_train_utts=0   # Keep that many utterances in train, from the shorter 3/4 (0: all).
-max_test_utts=0    # Likewise in valid and in test.
-unlabelled=        # Other languages, e.g. "es,fr,it,ru": audio alone -> data/<language>.
-python=python3     # Python with av, soundfile and numpy.
-
-# shellcheck disable=SC2034  # parse_options.sh prints it
-help_message=$(cat << EOF
+declare_options << 'EOF'
+stage          | 1 | First stage: 1 fetches the prompts, 2 prepares the data directories, 3 does both
+               |   | for the languages of --unlabelled.
+stop_stage     | 3 | Last stage.
+max_train_utts | 0 | Utterances to keep in train, from the shorter 3/4; 0: all.
+max_test_utts  | 0 | Utterances to keep in valid and in test, 0: all.
+unlabelled     |   | Languages whose audio is fetched too, without its transcripts, separated by commas:
+               |   | es, fr, it, ru -> data/<language>.
+python         | python3 | Python with av, soundfile and numpy.
+EOF
+show_help() {
+    cat << END
 Usage: $0 [--max_train_utts <n>] [--max_test_utts <n>] [--unlabelled es,fr,it,ru]
 
 Options:
-    --stage          # First stage: 1 fetches, 2 prepares (default="${stage}").
-    --stop_stage     # Last stage (default="${stop_stage}").
-    --max_train_utts # Utterances to keep in train, 0: all (default="${max_train_utts}").
-    --max_test_utts  # Utterances to keep in valid and in test, 0: all (default="${max_test_utts}").
-    --unlabelled     # Languages whose audio is fetched too, without its transcripts, separated
-                     # by commas: es, fr, it, ru (default="${unlabelled}").
-    --python         # Python to use (default="${python}").
+END
+    print_options
+    cat << END
 Environment:
     ASTERISK         # Folder with the prompts, filled when empty (default="downloads").
-EOF
-)
-
+END
+}
 log "$0 $*"
-# A wrong option ends parse_options.sh with code 1; here usage errors are code 2.
-trap '[ $? -eq 0 ] || exit 2' EXIT
-. utils/parse_options.sh
-trap - EXIT
-
-if [ $# -ne 0 ]; then
-    log "Error: No positional arguments are required."
-    exit 2
-fi
+parse_options own "$@"
 
 asterisk_env=${ASTERISK:-}
 . ./path.sh || exit 1
@@ -78,21 +66,21 @@ has_prompts() {
 fetch_debian() {
     # $1: empty folder to unpack into; $2: packages. Returns 1 where apt cannot give them.
     local packages=$2
-    local options="-q=2" deb
+    local apt_options="-q=2" deb
     command -v apt-get > /dev/null && command -v dpkg-deb > /dev/null || return 1
     if [ "$(id -u)" -eq 0 ]; then
         # No sandbox: its user may not write here
-        options+=" -o APT::Sandbox::User=root"
+        apt_options+=" -o APT::Sandbox::User=root"
     fi
     mkdir -p "$1"/apt/{lists,cache/archives}/partial "$1"/debs
     # shellcheck disable=SC2086
-    if ! (cd "$1/debs" && apt-get ${options} download ${packages}) > "$1/apt/log" 2>&1
+    if ! (cd "$1/debs" && apt-get ${apt_options} download ${packages}) > "$1/apt/log" 2>&1
     then
         log "apt has no usable package lists, reading them into a folder of our own"
-        options+=" -o Dir::State::lists=$1/apt/lists -o Dir::Cache=$1/apt/cache"
+        apt_options+=" -o Dir::State::lists=$1/apt/lists -o Dir::Cache=$1/apt/cache"
         # shellcheck disable=SC2086
-        { apt-get ${options} update \
-            && (cd "$1/debs" && apt-get ${options} download ${packages}); } \
+        { apt-get ${apt_options} update \
+            && (cd "$1/debs" && apt-get ${apt_options} download ${packages}); } \
             > "$1/apt/log" 2>&1 || {
             log "apt cannot give the packages: $(grep -m1 '^E:' "$1/apt/log")"
             rm -rf "$1/apt" "$1/debs"

@@ -10,47 +10,36 @@
 #   --unlabelled "train-clean-360 train-other-500" (860 h)  53.6 GB    53.6 GB
 # While a part is unpacked its archive is there too.
 # shellcheck disable=SC1091  # ESPnet's files, linked into the recipe
+# shellcheck disable=SC2154  # declare_options sets the options
 set -e
 set -u
 set -o pipefail
 
-log() {
-    local fname=${BASH_SOURCE[1]##*/}
-    echo -e "$(date '+%Y-%m-%dT%H:%M:%S') (${fname}:${BASH_LINENO[0]}:${FUNCNAME[1]}) $*"
-}
+# shellcheck source-path=SCRIPTDIR source=../../../TEMPLATE/mtkd1/common.sh
+. ../../TEMPLATE/mtkd1/common.sh
 SECONDS=0
-
-stage=1       # 1: download, 2: data directories, 3: the whole of dev, 4: --unlabelled
-stop_stage=4
-unlabelled=   # Parts whose audio alone is wanted, e.g. "train-clean-360 train-other-500".
-data_url=www.openslr.org/resources/12
-
-# shellcheck disable=SC2034  # parse_options.sh prints it
-help_message=$(cat << EOF
+declare_options << 'EOF'
+stage      | 1 | First stage: 1 downloads, 2 prepares, 3 makes dev.
+stop_stage | 4 | Last stage: 4 is that of --unlabelled.
+unlabelled |   | Parts whose audio is prepared without its transcripts, which are never opened, e.g.
+           |   | "train-clean-360 train-other-500" -> data/train_clean_360 ...
+data_url   | www.openslr.org/resources/12 | Where the archives are.
+EOF
+show_help() {
+    cat << END
 Usage: $0 [--unlabelled "train-clean-360 train-other-500"]
 
 Options:
-    --stage      # First stage: 1 downloads, 2 prepares, 3 makes dev (default="${stage}").
-    --stop_stage # Last stage: 4 is that of --unlabelled (default="${stop_stage}").
-    --unlabelled # Parts whose audio is prepared without its transcripts, which are never
-                 # opened: -> data/train_clean_360 ... (default="${unlabelled}").
-    --data_url   # Where the archives are (default="${data_url}").
+END
+    print_options
+    cat << END
 Environment:
     LIBRISPEECH  # Folder that holds LibriSpeech/, filled where parts are missing
                  # (default: that of db.sh).
-EOF
-)
-
+END
+}
 log "$0 $*"
-# A wrong option ends parse_options.sh with code 1; here usage errors are code 2.
-trap '[ $? -eq 0 ] || exit 2' EXIT
-. utils/parse_options.sh
-trap - EXIT
-
-if [ $# -ne 0 ]; then
-    log "Error: No positional arguments are required."
-    exit 2
-fi
+parse_options own "$@"
 
 librispeech_env=${LIBRISPEECH:-}
 . ./path.sh || exit 1
@@ -82,19 +71,16 @@ for part in ${unlabelled}; do
     case ${part} in
         train-clean-360 | train-other-500) ;;
         *)
-            log "Error: --unlabelled: expected train-clean-360 or train-other-500," \
-                "found '${part}'"
-            exit 2 ;;
+            fail "--unlabelled: expected train-clean-360 or train-other-500," \
+                "found '${part}'" ;;
     esac
 done
 if [ ! -x "${espnet_local}/data_prep.sh" ]; then
-    log "Error: no such file: ${espnet_local}/data_prep.sh: is ESPNET_ROOT a whole ESPnet?"
-    exit 2
+    fail "no such file: ${espnet_local}/data_prep.sh: is ESPNET_ROOT a whole ESPnet?"
 fi
 if [ ! -d "${corpus}" ] && [ -d "${LIBRISPEECH}/dev-clean" ]; then
-    log "Error: LIBRISPEECH: expected the folder that holds LibriSpeech, found LibriSpeech" \
+    fail "LIBRISPEECH: expected the folder that holds LibriSpeech, found LibriSpeech" \
         "itself: ${LIBRISPEECH}"
-    exit 2
 fi
 
 fetch() {  # <part>

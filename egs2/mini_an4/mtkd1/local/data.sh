@@ -8,24 +8,18 @@ set -e
 set -u
 set -o pipefail
 
-log() {
-    local fname=${BASH_SOURCE[1]##*/}
-    echo -e "$(date '+%Y-%m-%dT%H:%M:%S') (${fname}:${BASH_LINENO[0]}:${FUNCNAME[1]}) $*"
-}
+# shellcheck source-path=SCRIPTDIR source=../../../TEMPLATE/mtkd1/common.sh
+. ../../TEMPLATE/mtkd1/common.sh
 SECONDS=0
 
 log "$0 $*"
-if [ $# -ne 0 ]; then
-    log "Error: No arguments are expected."
-    exit 2
-fi
+[ $# -eq 0 ] || fail "no arguments are expected, found: $*"
 . ./path.sh || exit 1
 
 # path.sh tells of ESPnet's tree: ESPNET_ROOT, or the one that this recipe lies in.
 asr1=${ESPNET_ROOT:-${MAIN_ROOT}}/egs2/mini_an4/asr1
 if [ ! -f "${asr1}/downloads.tar.gz" ]; then
-    log "Error: no such file: ${asr1}/downloads.tar.gz: is ESPNET_ROOT a whole ESPnet?"
-    exit 2
+    fail "no such file: ${asr1}/downloads.tar.gz: is ESPNET_ROOT a whole ESPnet?"
 fi
 
 log "stage 1: ${asr1}/downloads.tar.gz -> downloads/an4"

@@ -6,46 +6,37 @@
 # or a re-encoded copy: wav, flac, ogg, opus), or from openslr.org.
 # Needs 0.6 GB of download and 1.2 GB of disk; a minute where the corpus is there.
 # shellcheck disable=SC1091  # ESPnet's files, linked into the recipe
+# shellcheck disable=SC2154  # declare_options sets the options
 set -e
 set -u
 set -o pipefail
 
-log() {
-    local fname=${BASH_SOURCE[1]##*/}
-    echo -e "$(date '+%Y-%m-%dT%H:%M:%S') (${fname}:${BASH_LINENO[0]}:${FUNCNAME[1]}) $*"
-}
+# shellcheck source-path=SCRIPTDIR source=../../../TEMPLATE/mtkd1/common.sh
+. ../../TEMPLATE/mtkd1/common.sh
 SECONDS=0
-
-stage=1        # 1: fetch the corpus, 2: prepare the data directories.
-stop_stage=2
-python=python3 # Python with soundfile and tqdm.
-data_url=https://www.openslr.org/resources/101/speechocean762.tar.gz
-
-# shellcheck disable=SC2034  # parse_options.sh prints it
-help_message=$(cat << EOF
+declare_options << 'EOF'
+stage      | 1 | First stage: 1 fetches the corpus, 2 prepares the data directories.
+stop_stage | 2 | Last stage.
+python     | python3 | Python with soundfile and tqdm.
+data_url   | https://www.openslr.org/resources/101/speechocean762.tar.gz | Archive of the corpus.
+EOF
+show_help() {
+    cat << END
 Usage: $0 [--stage 1] [--stop_stage 2]
 
 Options:
-    --stage      # First stage: 1 fetches, 2 prepares (default="${stage}").
-    --stop_stage # Last stage (default="${stop_stage}").
-    --python     # Python to use (default="${python}").
-    --data_url   # Archive of the corpus (default="${data_url}").
+END
+    print_options
+    cat << END
 Environment, or db.sh:
     SPEECHOCEAN762 # Folder with WAVE, train and test; downloads/speechocean762 is filled
                    # when it is empty.
     KATHLEEN       # Folders of audio that become data/kathleen and data/picovoice_s2i,
     PICOVOICE_S2I  # unlabelled (see README.md); not used when empty.
-EOF
-)
-
+END
+}
 log "$0 $*"
-trap '[ $? -eq 0 ] || exit 2' EXIT  # a wrong option is a usage error
-. utils/parse_options.sh
-trap - EXIT
-if [ $# -ne 0 ]; then
-    log "Error: No positional arguments are required."
-    exit 2
-fi
+parse_options own "$@"
 
 corpus_env=${SPEECHOCEAN762:-}
 . ./path.sh

@@ -1,0 +1,292 @@
+# shellcheck shell=bash disable=SC2154  # the options, and what mtkd.sh makes of them
+# How mtkd.sh runs a stage: what its result depends on, whether that has changed, who else
+# is at it, and what is shown meanwhile. mtkd.sh sources it.
+
+# ======================== What a result depends on ========================
+# depends[<stage>] is a list of
+#     <option>                        its value
+#     yaml:<label>:<file>[:<key>+...] what a YAML file says, or these of its top-level keys
+#     audio:<data directory>          its recordings: wav.scp, segments, size and time of
+#                                     each file, which utterances have text
+#     text:<data directory>           its text
+#     file:<label>:<file>             size and time of a file
+#     files:<label>:<folder>          the scripts in a folder
+#     stage:<stage>                   all that this stage depends on
+# As a whole these are the fields of a stage, one a line: name, tab, value. They are written
+# where the stage ends well; a stage whose fields stand already has nothing to do.
+declare -A depends
+
+fields=()            # set by collect_fields
+declare -A seen      # stages whose fields are in it
+declare -A data_memo # <data directory> -> its fields, found once
+
+digest() { sha256sum | cut -c 1-16; }
+digest_of() { echo "$(wc -l < "$1") lines, sha256 $(digest < "$1")"; }
+
+add_field() { fields+=("$1"$'\t'"$2"); }  # <name> <value>
+
+# All that a stage depends on -> the variable key, sorted.
+stage_key() {  # <stage>
+    fields=()
+    seen=()
+    collect_fields "$1"
+    key=$(printf '%s\n' "${fields[@]}" | LC_ALL=C sort -u)
+}
+
+collect_fields() {  # <stage>
+    [ -z "${seen[$1]:-}" ] || return 0
+    seen[$1]=yes
+    local word kind label rest keys
+    for word in ${depends[$1]}; do
+        IFS=: read -r kind label rest keys <<< "${word}"
+        case ${kind} in
+            stage) collect_fields "${label}" ;;
+            yaml) add_yaml "${label}" "${rest}" "${keys}" ;;
+            audio | text) add_data "${kind}" "${label}" ;;
+            file) add_field "${label}" "$(stat -L -c '%s bytes of %.19y' "${rest}" 2> /dev/null || true)" ;;
+            files) add_scripts "${label}" "${rest}" ;;
+            *) add_field "--${kind}" "${!kind}" ;;
+        esac
+    done
+}
+
+# A field for each top-level key (or item) of a YAML file, without comments.
+add_yaml() {  # <label> <file> <keys, or nothing for all>
+    local line
+    while IFS= read -r line; do fields+=("${line}"); done < <(
+        [ ! -f "$2" ] || sed -e 's/[[:space:]]*#.*//' -e '/^[[:space:]]*$/d' "$2" \
+            | awk -v label="$1" -v keys="+$3+" '
+                function flush() {
+                    if (name != "" && (keys == "++" || index(keys, "+" name "+")))
+                        print label ": " name "\t" value
+                }
+                /^[^ \t]/ {
+                    flush()
+                    value = $0
+                    name = "item " ++items
+                    if ($0 !~ /^-/) { name = $0; sub(/:.*/, "", name); sub(/^[^:]*: */, "", value) }
+                    next
+                }
+                { value = value " /" $0 }
+                END { flush() }'
+    )
+}
+
+# Scripts of the recipe, without what an editor leaves and what only sets the environment.
+add_scripts() {  # <label> <folder>
+    local file
+    for file in "$2"/*.sh "$2"/*.py "$2"/*.pl; do
+        case ${file##*/} in
+            '*'* | .* | path.sh | cmd.sh) ;;
+            *) add_field "$1: ${file}" "$(digest_of "${file}")" ;;
+        esac
+    done
+}
+
+add_data() {  # <audio or text> <data directory>
+    local line
+    [ -n "${data_memo[$2]:-}" ] || data_memo[$2]=$(data_fields "$2")
+    while IFS= read -r line; do
+        case $1:${line} in
+            text:"$2/text"$'\t'*) fields+=("${line}") ;;
+            text:*) ;;
+            audio:"$2/text"$'\t'*) ;;
+            audio:?*) fields+=("${line}") ;;
+        esac
+    done <<< "${data_memo[$2]}"
+}
+
+# A directory that is gone is as it was when it was formatted.
+data_fields() {  # <data directory>
+    local dir=$1 name
+    if [ ! -f "${dir}/wav.scp" ]; then
+        cat "${dumpdir}/.done/3_${dir//\//_}"{,_sp} 2> /dev/null | grep "^${dir}/" || true
+        return 0
+    fi
+    for name in wav.scp segments text; do
+        [ ! -f "${dir}/${name}" ] \
+            || printf '%s\t%s\n' "${dir}/${name}" "$(digest_of "${dir}/${name}")"
+    done
+    [ ! -f "${dir}/text" ] || printf '%s\t%s\n' "${dir}/text, utterances" \
+        "$(awk 'NF > 1 { print $1 }' "${dir}/text" | digest)"
+    # Paths, and what in a pipe may be one.
+    printf '%s\t%s\n' "${dir}/wav.scp, its files" "$(
+        sed -E 's/^[^[:space:]]+[[:space:]]+//' "${dir}/wav.scp" \
+            | awk '{ print } /\|[ \t]*$/ { gsub(/[ \t|<]+/, "\n"); print }' | sort -u \
+            | { xargs -r -d '\n' stat -L -c '%n %s %.9Y' 2> /dev/null || true; } | digest
+    )"
+}
+
+# Names of fields that differ, with both values: at most three.
+differing_fields() {  # <old> <new>
+    awk -F '\t' '
+        NR == FNR { old[$1] = $2; order[++n] = $1; next }
+        { new[$1] = $2; if (!($1 in old)) order[++n] = $1 }
+        END {
+            for (i = 1; i <= n; i++) {
+                name = order[i]
+                if (old[name] == new[name] && (name in old) == (name in new)) continue
+                if (++found > 3) { printf "; and others"; exit }
+                printf("%s%s: was %s, is %s", (found > 1 ? "; " : ""), name, shown(old, name), shown(new, name))
+            }
+        }
+        function shown(values, name) { return (name in values) ? "\"" values[name] "\"" : "not there" }
+    ' <(echo "$1") <(echo "$2")
+}
+
+# ======================== One at a time ========================
+declare -A lock_of  # <lock file> -> its file descriptor
+
+# Takes a lock of a directory, for as long as this script and its children live.
+lock() {  # <directory> <wait or refuse>
+    local file=$1/.lock fd holder
+    [ -z "${lock_of[${file}]:-}" ] || return 0
+    mkdir -p "$1"
+    exec {fd}>> "${file}"
+    if ! flock -n "${fd}"; then
+        holder=$(tail -n 1 "${file}")
+        [[ ${holder} =~ "host $(uname -n), pid "([0-9]+) ]] && ! kill -0 "${BASH_REMATCH[1]}" 2> /dev/null \
+            && holder+="; it is gone, but what it started still runs"
+        if [ "$2" = refuse ]; then
+            fail "$1: another run is at it (${holder}): wait for it, end it, or give this" \
+                "one another name (--mtkd_tag, --asr_tag)"
+        fi
+        log "$1: another run is at it (${holder}): waiting for it"
+        flock "${fd}"
+    fi
+    echo "host $(uname -n), pid $$, since $(date '+%Y-%m-%d %H:%M:%S')" > "${file}"
+    lock_of[${file}]=${fd}
+}
+unlock() {  # <directory>
+    local file=$1/.lock fd
+    fd=${lock_of[${file}]:-}
+    [ -n "${fd}" ] || return 0
+    exec {fd}>&-
+    unset "lock_of[${file}]"
+}
+
+# ======================== A stage ========================
+planning=false      # say what would run, and run nothing
+data_is_there=true  # false while planning, where stage 1 has yet to make it
+is_asked() {  # <number>: whether the options let it run
+    [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ] \
+        && ! [[ " ${skip_stages} " =~ [[:space:]]$1[[:space:]] ]]
+}
+# Runs a function, unless it ended well before and nothing that it depends on has changed.
+run_stage() {  # <stage> <key file> <directory to lock> <title> <function> <arguments ...>
+    local id=$1 file=$2 where=$3 title=$4 number=${1%%[!0-9]*} why how=wait begin
+    shift 4
+    is_asked "${number}" || return 0
+    [ "${where}" != "${mtkd_exp}" ] && [ "${where}" != "${asr_exp}" ] || how=refuse
+    "${planning}" || lock "${where}" "${how}"
+    stage_key "${id}"
+    why=$(reason_to_run "${number}" "${file}")
+    if [ -n "${why}" ] && "${data_is_there}"; then
+        case ${id} in
+            9 | 11) same_settings "${where}" ;;
+        esac
+    fi
+    if "${planning}" && ! "${dry_run}"; then
+        return 0
+    elif [ -z "${why}" ]; then
+        log "Stage ${number}: ${title}: finished before"
+    elif "${planning}"; then
+        log "Stage ${number}: ${title}: would run: ${why}"
+    else
+        log "Stage ${number}: ${title}"
+        [ "${why}" = "not finished yet" ] || log "(again: ${why})"
+        begin=${SECONDS}
+        mkdir -p "$(dirname "${file}")"
+        rm -f "${file}"  # until it has ended well
+        run_child "$@"
+        echo "${key}" > "${file}.tmp"
+        mv "${file}.tmp" "${file}"
+        mkdir -p "${expdir}"
+        printf '%s\t%s\t%s\t%s\n' "${asr_exp##*/}" "${number}" "${title}" \
+            "$((SECONDS - begin))" >> "${expdir}/stage_times.tsv"
+    fi
+    "${planning}" || unlock "${where}"
+}
+reason_to_run() {  # <number> <key file>: nothing, where the stage is finished
+    if [ ! -f "$2" ]; then
+        echo "not finished yet"
+    elif "${force}"; then
+        echo "--force true"
+    elif is_given stage && [ "${stage}" = "$1" ]; then
+        echo "asked for by --stage $1"
+    elif [ "$(< "$2")" != "${key}" ]; then
+        differing_fields "$(< "$2")" "${key}"
+    fi
+}
+
+# A training resumes from its checkpoint, but only one that began with these settings.
+same_settings() {  # <directory>
+    local old
+    old=$(cat "$1/.settings" 2> /dev/null || true)
+    [ -f "$1/checkpoint.pth" ] && [ "${old}" != "${key}" ] || return 0
+    if [[ ${old} = *$'\t'* ]]; then
+        old=$(differing_fields "${old}" "${key}")
+    else
+        old="it has no record of them that this version reads"
+    fi
+    fail "$1 holds a training with other settings: ${old}: give this one another name" \
+        "(--mtkd_tag, --asr_tag), or remove that directory"
+}
+keep_settings() {  # <directory>
+    same_settings "$1"
+    mkdir -p "$1"
+    echo "${key}" > "$1/.settings"
+}
+
+# ======================== Progress ========================
+# Shows the epochs and ESPnet's estimate of the time left while a training runs.
+with_progress() {  # <log file> <command ...>
+    local logfile=$1 watcher status=0
+    shift
+    tail -q -n 0 -F "${logfile}" 2> /dev/null \
+        > >(sed -u -n -e 's/.*INFO: \([0-9/]*\)epoch started/    epoch \1/p') &
+    watcher=$!
+    MTKD_NUM_THREADS=${num_threads} "$@" || status=$?
+    kill "${watcher}" 2> /dev/null || true
+    wait "${watcher}" 2> /dev/null || true
+    return "${status}"
+}
+
+# Runs a command, and every ten seconds beside it a function that tells of it.
+watched() {  # <function> <command ...>
+    local watch=$1 watcher status=0
+    shift
+    while sleep 10; do "${watch}" || true; done &
+    watcher=$!
+    "$@" || status=$?
+    kill "${watcher}" 2> /dev/null || true
+    wait "${watcher}" 2> /dev/null || true
+    return "${status}"
+}
+
+# Shows the last line of a log, a progress bar's.
+with_last_line() {  # <log file> <command ...>
+    local logfile=$1
+    shift
+    # shellcheck disable=SC2317,SC2329  # watched calls it
+    tell_last_line() {
+        tail -n 1 "${logfile}" 2> /dev/null | tr '\r' '\n' | tail -n 1 | sed 's/^/    /'
+    }
+    watched tell_last_line "$@"
+}
+
+# Shows how many utterances are decoded and the time that the rest will take.
+with_count() {  # <number in all> <pattern> <log files' glob> <command ...>
+    local total=$1 pattern=$2 glob=$3 begin=${SECONDS}
+    shift 3
+    # shellcheck disable=SC2317,SC2329  # watched calls it
+    tell_count() {
+        local count left
+        # shellcheck disable=SC2086
+        count=$(cat ${glob} 2> /dev/null | grep -c "${pattern}" || true)
+        [ "${count}" -gt 0 ] || return 0
+        left=$(( (SECONDS - begin) * (total - count) / count ))
+        echo "    ${count} of ${total} utterances, about ${left} s left"
+    }
+    watched tell_count "$@"
+}

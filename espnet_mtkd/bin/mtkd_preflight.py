@@ -1,0 +1,53 @@
+#!/usr/bin/env python3
+"""Teachers' files and data directories, in seconds, before a recipe begins.
+
+Example:
+    python -m espnet_mtkd.bin.mtkd_preflight --teachers conf/teachers.yaml \\
+        --data_dir data/train data/dev
+"""
+
+import argparse
+from pathlib import Path
+
+from espnet_mtkd.errors import report_errors
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Command line of this module."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--teachers", help="YAML list of teachers; none is loaded")
+    parser.add_argument(
+        "--data_dir",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="Kaldi data directories, as local/data.sh makes them",
+    )
+    parser.add_argument(
+        "--distinct",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="Data directories that are to become one, so that no id may be in two",
+    )
+    return parser
+
+
+@report_errors
+def main(cmd=None):
+    """Run the command line `cmd` (default: sys.argv)."""
+    args = get_parser().parse_args(cmd)
+    from espnet_mtkd.data.check import check_data_dirs, check_distinct
+    from espnet_mtkd.teachers.base import check_files, parse_teachers
+
+    if args.teachers:
+        for teacher in parse_teachers(args.teachers):
+            check_files(teacher)
+    check_data_dirs(args.data_dir)
+    check_distinct(args.distinct)
+
+
+if __name__ == "__main__":
+    main()

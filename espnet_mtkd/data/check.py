@@ -1,0 +1,144 @@
+"""Data directories before anything is made of them: what would stop a recipe later."""
+
+import re
+import shutil
+from pathlib import Path
+
+from espnet_mtkd.data.kaldi import numbered_lines
+from espnet_mtkd.errors import DataError
+
+NUM_NAMED = 10  # lines that a message shows
+# What libsndfile, by which ESPnet reads audio, does not know
+NEEDS_PIPE = {".m4a", ".mp4", ".aac", ".wma", ".webm", ".mkv", ".amr", ".3gp"}
+TOOLS = {
+    "sph2pipe": "build it from github.com/burrmill/sph2pipe; plain NIST files need "
+    "none: '<utterance> <file.sph>'",
+    "ffmpeg": "Debian: apt-get install ffmpeg",
+    "sox": "Debian: apt-get install sox",
+    "flac": "Debian: apt-get install flac; FLAC files need none: '<utterance> "
+    "<file.flac>'",
+}
+
+
+def check_data_dirs(data_dirs: list[Path]) -> None:
+    """Refuse data directories that ESPnet's stages would stumble over, or misread.
+
+    Args:
+        data_dirs: Kaldi directories; those without `text` are taken as unlabelled.
+
+    Raises:
+        DataError: with the file, the line and a remedy for each of the problems, the
+            first ten of a directory.
+    """
+    problems = []
+    for data_dir in data_dirs:
+        try:
+            found = find_problems(data_dir)
+        except DataError as e:
+            found = [str(e)]
+        if len(found) > NUM_NAMED:
+            found[NUM_NAMED:] = [f"... and {len(found) - NUM_NAMED} more in {data_dir}"]
+        problems += found
+    if problems:
+        raise DataError("data directories:\n  " + "\n  ".join(problems))
+
+
+def check_distinct(data_dirs: list[Path]) -> None:
+    """Refuse directories that share an utterance id.
+
+    Raises:
+        DataError: naming the id, both directories and what to do.
+    """
+    seen: dict[str, Path] = {}
+    for data_dir in data_dirs:
+        name = "segments" if (data_dir / "segments").is_file() else "wav.scp"
+        for _, utt, _ in numbered_lines(data_dir / name, f"a Kaldi {name}"):
+            if utt in seen:
+                raise DataError(
+                    f"utterance {utt} stands in {seen[utt]} and in {data_dir}, which "
+                    "are to become one training set (--pseudo_labels): give one of "
+                    "them a prefix: utils/copy_data_dir.sh --utt-prefix <name>- "
+                    f"{data_dir} <new directory>"
+                )
+            seen[utt] = data_dir
+
+
+def find_problems(data_dir: Path) -> list[str]:
+    """What is wrong with a directory; empty where nothing is.
+
+    Raises:
+        DataError: a file that cannot be read as Kaldi's tools would.
+    """
+    problems, ids = [], {}
+    names = ["wav.scp"]
+    is_labelled = (data_dir / "text").is_file()
+    if is_labelled:
+        names += ["text", "utt2spk"]
+    if (data_dir / "segments").is_file():
+        names.append("segments")
+    for name in names:
+        path = data_dir / name
+        if name == "utt2spk" and not path.is_file():
+            problems.append(
+                f"{path}: no such file: expected the speaker of each utterance; where "
+                f"it is not known: awk '{{ print $1, $1 }}' {data_dir}/text > {path}"
+            )
+            continue
+        lines = list(numbered_lines(path, f"a Kaldi {name}"))
+        if not lines:
+            problems.append(f"{path}: empty: expected at least one utterance")
+        ids[name] = [utt for _, utt, _ in lines]
+        if is_labelled:
+            problems += find_disorder(path, lines, data_dir)
+        if name == "wav.scp":
+            problems += find_audio_problems(path, lines)
+    recordings = ids.get("segments") or ids["wav.scp"]
+    if is_labelled and not set(ids["text"]) & set(recordings):
+        problems.append(
+            f"{data_dir}: text and {'segments' if 'segments' in ids else 'wav.scp'} "
+            f"have no utterance in common: expected the same ids, found "
+            f"{ids['text'][:1]} and {recordings[:1]}"
+        )
+    return problems
+
+
+def find_disorder(path: Path, lines: list[tuple], data_dir: Path) -> list[str]:
+    """The first line that is not in the order of `LC_ALL=C sort`."""
+    keys = [utt.encode() for _, utt, _ in lines]
+    for (number, utt, _), before, key in zip(lines[1:], keys, keys[1:], strict=False):
+        if key < before:
+            return [
+                f"{path}:{number}: {utt} is not in the order of LC_ALL=C sort, which "
+                f"Kaldi's tools need: utils/fix_data_dir.sh {data_dir}"
+            ]
+    return []
+
+
+def find_audio_problems(path: Path, lines: list[tuple]) -> list[str]:
+    """Files that ESPnet cannot read, and tools of pipes that are not on PATH."""
+    problems, missing_tools = [], set()
+    for number, utt, audio in lines:
+        if audio.endswith("|"):
+            for part in audio.strip("|").split("|"):
+                words = [w for w in part.split() if not re.match(r"\w+=", w)]
+                tool = words[0] if words else ""
+                if tool and tool not in missing_tools and not shutil.which(tool):
+                    missing_tools.add(tool)
+                    remedy = TOOLS.get(Path(tool).name, "install it")
+                    problems.append(
+                        f"{path}:{number}: utterance {utt} needs '{tool}', which is "
+                        f"not on PATH: {remedy}"
+                    )
+        elif not audio:
+            problems.append(
+                f"{path}:{number}: expected '<utterance> <audio file>', found '{utt}'"
+            )
+        elif re.search(r":\d+$", audio):
+            continue  # an offset in a Kaldi archive
+        elif Path(audio).suffix.lower() in NEEDS_PIPE:
+            problems.append(
+                f"{path}:{number}: utterance {utt}: ESPnet cannot read "
+                f"{Path(audio).suffix} files: give it as a pipe: '{utt} ffmpeg -v "
+                f'error -i "{audio}" -f wav - |\''
+            )
+    return problems

@@ -1,0 +1,50 @@
+"""Which data set a batch is of: an id may stand in several, for several recordings."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet_mtkd.errors import ConfigError
+
+
+class NamedCollateFn:
+    """A collate function that puts the data set's name before each utterance id.
+
+    Teachers know an utterance as `<data set>/<id>`, so that the memory of targets and
+    the stores tell apart what training and validation set call by one id.
+
+    Args:
+        name: of the data set.
+        collate_fn: ESPnet's: [(id, {name: array}), ...] -> (ids, batch).
+    """
+
+    def __init__(self, name: str, collate_fn):
+        self.name = name
+        self.collate_fn = collate_fn
+
+    def __call__(self, data):
+        """See `collate_fn`."""
+        return self.collate_fn([(f"{self.name}/{utt}", item) for utt, item in data])
+
+
+def data_set_name(wav_scp: str | Path) -> str:
+    """Name of the data set that a `wav.scp` is of: its directory's."""
+    return Path(wav_scp).resolve().parent.name
+
+
+def check_names(wav_scps: Sequence[str]) -> None:
+    """Refuse data sets that have one name.
+
+    Args:
+        wav_scps: of training, validation and unlabelled sets.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    seen: dict[str, str] = {}
+    for path in wav_scps:
+        other = seen.setdefault(data_set_name(path), path)
+        if Path(other).resolve() != Path(path).resolve():
+            raise ConfigError(
+                f"{other}, {path}: the directories of two data sets have one name, by "
+                "which their utterances are told apart: rename one of them"
+            )
