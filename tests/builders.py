@@ -396,16 +396,24 @@ def mirror_recipe(folder: Path, name: str) -> Path:
     return recipe
 
 
-def kill_session(leader: int) -> None:
-    """SIGKILL for all processes of a session, whatever group of it they are in."""
+def session_of(leader: int) -> list[int]:
+    """Processes of a session that still run, in whatever group of it."""
+    found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            session = int(stat.read_text().rpartition(")")[2].split()[3])
+            state, *_, session = stat.read_text().rpartition(")")[2].split()[:4]
         except OSError:
             continue  # it is gone
-        if session == leader:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(stat.parent.name), signal.SIGKILL)
+        if int(session) == leader and state != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def kill_session(leader: int) -> None:
+    """SIGKILL for all processes of a session."""
+    for pid in session_of(leader):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def run_group(

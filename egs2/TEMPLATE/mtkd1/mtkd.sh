@@ -231,11 +231,11 @@ depends=(
         audio:data/${train_set} audio:data/${valid_set}"
     [text]="text:data/${train_set} text:data/${valid_set}"
     [unlabelled]="unlabelled_sets"
-    [teacher]="kd_teacher_model file:--kd_teacher_exp:${kd_teacher_exp}/${kd_teacher_model}"
+    [teacher]="kd_teacher_exp kd_teacher_model file:teacher_transducer:${kd_teacher_exp}/${kd_teacher_model}"
     [1]="local_data_opts train_set valid_set test_sets files:scripts:local"
     [2]="speed_perturb_factors audio:data/${train_set} text:data/${train_set}"
     [4]="stage:audio stage:text"
-    [5]="stage:4 lang token_type nbpe bpemode"
+    [5]="stage:4 lang token_type"
     [6]="stage:5 yaml:--asr_config:${stats_config}:frontend+frontend_conf"
     [7]="stage:audio stage:unlabelled yaml:--teachers:${teachers}"
     [8]="stage:7 extract_args"
@@ -245,7 +245,7 @@ depends=(
     [11_pseudo]="stage:teacher stage:unlabelled stage:5 pseudo_args inference_args
         yaml:--inference_config:${inference_config}"
     [11_paths]="stage:teacher stage:5 paths_args"
-    [11]="stage:6 feats_normalize asr_args seed yaml:--asr_config:${asr_config}"
+    [11]="stage:6 feats_normalize asr_args pseudo_labels seed yaml:--asr_config:${asr_config}"
     [12]="stage:11 inference_asr_model"
     [14]="stage:11 inference_asr_model inference_args yaml:--inference_config:${inference_config}
         license language lang pack_args"
@@ -270,6 +270,7 @@ for dset in ${unlabelled_sets}; do
         audio:${dset}"
     depends[unlabelled]+=" stage:7_${dset}"
 done
+[ "${token_type}" != bpe ] || depends[5]+=" nbpe bpemode"
 [ -z "${unlabelled_sets}" ] || depends[9]+=" unlabelled_ratio"
 [ "${teacher_mode}" = live ] || depends[9]+=" stage:8"
 [ "${teachers}" = none ] || depends[11]+=" stage:9 pretrained_checkpoint head_args finetune_args"

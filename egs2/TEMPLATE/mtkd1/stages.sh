@@ -43,7 +43,7 @@ collect_fields() {  # <stage>
             stage) collect_fields "${label}" ;;
             yaml) add_yaml "${label}" "${rest}" "${keys}" ;;
             audio | text) add_data "${kind}" "${label}" ;;
-            file) add_field "${label}" "$(stat -L -c '%s bytes of %.19y' "${rest}" 2> /dev/null || true)" ;;
+            file) add_field "${label}" "$(stat -L -c '%s bytes of %y' "${rest}" 2> /dev/null || true)" ;;
             files) add_scripts "${label}" "${rest}" ;;
             *) add_field "--${kind}" "${!kind}" ;;
         esac
@@ -125,12 +125,14 @@ differing_fields() {  # <old> <new>
         END {
             for (i = 1; i <= n; i++) {
                 name = order[i]
-                if (old[name] == new[name] && (name in old) == (name in new)) continue
+                is_old = (name in old)
+                is_new = (name in new)
+                if (is_old && is_new && old[name] == new[name]) continue
                 if (++found > 3) { printf "; and others"; exit }
-                printf("%s%s: was %s, is %s", (found > 1 ? "; " : ""), name, shown(old, name), shown(new, name))
+                printf("%s%s: was %s, is %s", (found > 1 ? "; " : ""), name, shown(old, is_old, name), shown(new, is_new, name))
             }
         }
-        function shown(values, name) { return (name in values) ? "\"" values[name] "\"" : "not there" }
+        function shown(values, is_there, name) { return is_there ? "\"" values[name] "\"" : "not there" }
     ' <(echo "$1") <(echo "$2")
 }
 

@@ -1,0 +1,309 @@
+"""Which stages mtkd.sh runs: when, and only when, what they depend on has changed."""
+
+import re
+import signal
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import builders
+import pytest
+import stub_recipe
+from stub_recipe import calls, run
+
+# A run in which nearly every option has a say.
+BASE = dict(
+    encoder="contextual_block_conformer",
+    teacher_mode="cached",
+    unlabelled_sets="data/es",
+    kd_teacher_exp="exp/asr_teacher",
+    pseudo_labels="true",
+    mtkd_tag="m",
+    asr_tag="a",
+    skip_packing="false",
+    license="cc-by-4.0",
+)
+# What follows from each stage, by number.
+NEXT = {
+    **{1: [], 3: [4], 4: [5, 7], 5: [6], 6: [11], 7: [8], 8: [9], 9: [10, 11]},
+    **{10: [], 11: [12], 12: [13], 13: [14], 14: []},
+}
+ALL = set(NEXT)
+NONE = set()
+# Option -> another value, and the stages whose own result it decides.
+CHANGES = {
+    **dict(force=("true", ALL), local_data_opts=("--x 1", {1})),
+    **{x: ("true", NONE) for x in ("skip_data_prep", "skip_train", "skip_eval")},
+    **dict(skip_packing=("true", NONE), skip_stages=("7", NONE)),
+    **{x: ("2", NONE) for x in ("num_nodes", "nj", "inference_nj", "num_threads")},
+    **dict(gpu_inference=("true", NONE), extract_nj=("2", NONE), nbpe=("9", NONE)),
+    **dict(bpemode=("bpe", NONE), seed=("1", {9, 11}), audio_format=("wav", {3})),
+    **dict(fs=("16000", {3}), channel=("1", {3}), min_wav_duration=("0.2", {4, 7})),
+    **dict(max_wav_duration=("9", {4, 7}), cut_unlabelled=("false", {7})),
+    **dict(
+        lang=("de", {5}), token_type=("bpe", {5}), train_set=("other_train", {1, 3})
+    ),
+    **dict(valid_set=("new", {1, 3}), unlabelled_ratio=("2", {9})),
+    **dict(unlabelled_sets=("data/test", {7}), teachers=("conf/other.yaml", {7})),
+    **dict(train_config=("conf/other_train.yaml", {9}), teacher_mode=("live", {9})),
+    **dict(extract_args=("--form fp16", {8}), mtkd_args=("--max_epoch 9", {9})),
+    **dict(pretrained_checkpoint=("2epoch.pth", {10, 11}), encoder=("conformer", {9})),
+    **dict(asr_config=("conf/other_asr.yaml", {10, 11}), asr_args=("--x 1", {11})),
+    **dict(head_args=("--x 1", {11}), finetune_args=("--x 1", {11})),
+    **dict(feats_normalize=("utterance_mvn", {9, 11})),
+    **dict(kd_teacher_exp=("exp/asr_teacher2", {11})),
+    **dict(kd_teacher_model=("valid.loss.best.pth", {11}), kd_args=("--x 1", {11})),
+    **dict(paths_args=("--num_tokens 4", {11}), pseudo_labels=("false", {11})),
+    **dict(pseudo_args=("--min_confidence 0.1", {11})),
+    **dict(inference_config=("conf/other_decode.yaml", {11, 12})),
+    **dict(inference_args=("--x 1", {11, 12}), stream_decode=("false", {14})),
+    **dict(
+        inference_asr_model=("valid.loss.best.pth", {12}), stream_args=("--x", {12})
+    ),
+    **dict(license=("mit", {14}), language=("de", {14}), pack_args=("--x 1", {14})),
+    **dict(hf_repo=("user/model", NONE), upload_args=("--private true", NONE)),
+}
+# These name directories: what is made there anew, whatever follows from it elsewhere.
+PLACES = {
+    "dumpdir": ("dump2", {1, 3, 4, 5, 7, 11}),
+    "expdir": ("exp2", {6, 7, 8, 9, 10, 11, 12, 13, 14}),
+    "targets_dir": ("exp/t2", {8}),
+    "paths_dir": ("exp/p2", {11}),
+    "mtkd_tag": ("m2", {9, 10}),
+    "mtkd_exp": ("exp/m2", {9, 10}),
+    "asr_tag": ("a2", {10, 11, 12, 13, 14}),
+    "asr_exp": ("exp/a2", {10, 11, 12, 13, 14}),
+}
+# Tested by themselves, below: which stages are asked for, and what they run with.
+OTHERS = set("stage stop_stage dry_run ngpu python skip_upload_hf test_sets".split())
+OTHERS.add("speed_perturb_factors")
+
+
+def closure(stages: set[int]) -> set[int]:
+    found, todo = set(), list(stages)
+    while todo:
+        stage = todo.pop()
+        if stage not in found:
+            found.add(stage)
+            todo += NEXT[stage]
+    return found
+
+
+def planned(result) -> set[int]:
+    """Numbers of the stages that --dry_run says would run."""
+    assert result.returncode == 0, result.stdout[-3000:]
+    lines = re.findall(r"Stage (\d+): .*: (would run: |finished before)", result.stdout)
+    assert lines
+    return {int(number) for number, what in lines if what != "finished before"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A recipe of which all stages have run."""
+    recipe = stub_recipe.build(tmp_path_factory.mktemp("stub"))
+    for name in ("train_mtkd", "decode_asr"):
+        text = (recipe / f"conf/{name}.yaml").read_text()
+        other = name.replace("train_mtkd", "train").replace("decode_asr", "decode")
+        (recipe / f"conf/other_{other}.yaml").write_text(text + "\nanother_key: 1\n")
+    text = (recipe / f"conf/train_asr_{BASE['encoder']}_transducer.yaml").read_text()
+    (recipe / "conf/other_asr.yaml").write_text(text + "\nanother_key: 1\n")
+    (recipe / "conf/other.yaml").write_text("- {name: b, upstream: whisper_tiny}\n")
+    result = run(recipe, **BASE)
+    assert result.returncode == 0, result.stdout[-3000:]
+    return recipe
+
+
+def test_every_option_is_looked_at():
+    table = (builders.ROOT / "egs2/TEMPLATE/mtkd1/options.txt").read_text()
+    options = set(re.findall(r"^(\w+) *\|", table, re.M))
+    assert options == {*CHANGES, *PLACES, *OTHERS}
+
+
+@pytest.mark.slow
+def test_changing_an_option_runs_what_depends_on_it_and_nothing_else(finished):
+    assert planned(run(finished, **BASE, dry_run="true")) == set()
+
+    def plan(item):
+        name, (value, _) = item
+        return planned(run(finished, **{**BASE, name: value, "dry_run": "true"}))
+
+    items = [*CHANGES.items(), *PLACES.items()]
+    calls(finished)
+    with ThreadPoolExecutor(2) as pool:
+        found = dict(zip([x for x, _ in items], pool.map(plan, items), strict=True))
+    assert calls(finished) == []
+    expected = {name: closure(stages) for name, (_, stages) in CHANGES.items()}
+    expected |= {name: stages for name, (_, stages) in PLACES.items()}
+    wrong = {
+        name: (sorted(found[name]), sorted(expected[name]))
+        for name in found
+        if found[name] != expected[name]
+    }
+    assert not wrong
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    return stub_recipe.build(tmp_path)
+
+
+def test_a_new_test_set_costs_its_own_stages(recipe):
+    (recipe / "checkpoints").touch()
+    assert run(recipe).returncode == 0
+    calls(recipe)
+    result = run(recipe, test_sets="test new")
+    assert result.returncode == 0, result.stdout[-2000:]
+    found = [x.split()[1:3] for x in calls(recipe) if x.startswith("asr")]
+    sets = {int(stage): x.removeprefix("sets=").split(",") for stage, x in found}
+    assert set(sets) == {1, 3, 4, 12, 13}
+    assert all("new" in sets[n] and "test" not in sets[n] for n in (3, 4, 12, 13))
+
+
+def test_what_an_editor_leaves_in_local_changes_nothing(recipe):
+    assert run(recipe).returncode == 0
+    for name in ("data.sh~", ".data.sh.swp", "data.sh.bak", "#data.sh#"):
+        (recipe / "local" / name).write_text("x")
+    assert planned(run(recipe, dry_run="true")) == set()
+    (recipe / "local/data.sh").write_text("#!/usr/bin/env bash\necho new\n")
+    assert planned(run(recipe, dry_run="true")) == {1}
+
+
+def test_a_training_with_other_settings_is_refused_before_anything_runs(recipe):
+    (recipe / "checkpoints").touch()
+    assert run(recipe, asr_tag="a").returncode == 0
+    calls(recipe)
+    text = (recipe / "data/train/text").read_text().replace("ONE", "SIX")
+    for change, named in (
+        (lambda: None, '--seed: was "0", is "1"'),
+        (lambda: (recipe / "data/train/text").write_text(text), "data/train/text: was"),
+    ):
+        change()
+        options = {} if "text" in named else dict(seed="1")
+        result = run(recipe, asr_tag="a", **options)
+        assert result.returncode == 2
+        message = result.stdout.splitlines()[-1]
+        assert "exp/asr_a holds a training with other settings" in message
+        assert named in message
+        assert message.index("another name") < message.index("or remove")
+        assert calls(recipe) == []
+
+
+@pytest.mark.parametrize("name", ["wav.scp", "text", "audio"])
+def test_changed_data_is_seen(recipe, name):
+    assert run(recipe, teachers="none").returncode == 0
+    if name == "audio":  # exchanged under its name, of the same size
+        (recipe / "data/train/train-1.flac").write_text("train-2")
+    else:
+        path = recipe / "data/train" / name
+        path.write_text(path.read_text().replace("train-1 ", "train-1  "))
+    found = planned(run(recipe, teachers="none", dry_run="true"))
+    assert found == {3, 4, 5, 6, 11, 12, 13}
+
+
+def test_corrected_transcripts_do_not_cost_the_pretraining(recipe):
+    assert run(recipe).returncode == 0
+    path = recipe / "data/train/text"
+    path.write_text(path.read_text().replace("ONE", "SIX"))
+    assert planned(run(recipe, dry_run="true")) == {3, 4, 5, 6, 11, 12, 13}
+
+
+def test_data_that_was_moved_away_after_its_formatting_is_no_change(recipe):
+    assert run(recipe).returncode == 0
+    (recipe / "data").rename(recipe / "elsewhere")
+    result = run(recipe, stage="2", skip_stages="3", dry_run="true")
+    assert planned(result) == set()
+
+
+def test_the_stage_that_is_asked_for_runs_again_and_says_so(recipe):
+    assert run(recipe).returncode == 0
+    calls(recipe)
+    result = run(recipe, stage="12")
+    assert "(again: asked for by --stage 12)" in result.stdout
+    assert [x.split()[1] for x in calls(recipe)] == ["12"]
+    assert "Stage 13: " in result.stdout and result.returncode == 0
+
+
+def test_two_unlabelled_sets_of_one_name_are_both_heard(recipe):
+    for language in ("es", "fr"):
+        stub_recipe.add_set(recipe / f"corpora/{language}/train", with_text=False)
+    sets = "corpora/es/train corpora/fr/train"
+    result = run(recipe, unlabelled_sets=sets, stop_stage="9")
+    assert result.returncode == 0, result.stdout[-2000:]
+    (line,) = [x for x in calls(recipe) if "mtkd_train" in x]
+    scps = re.findall(r"\S+unlabelled_\S+/wav\.scp", line)
+    heard = [(recipe / x).read_text() for x in dict.fromkeys(scps)]
+    assert len(heard) == 2 and heard[0] != heard[1]
+
+
+def test_pseudo_labels_do_not_need_teachers(recipe):
+    options = dict(teachers="none", kd_teacher_exp="exp/asr_teacher")
+    result = run(recipe, **options, unlabelled_sets="data/es", pseudo_labels="true")
+    assert result.returncode == 0, result.stdout[-2000:]
+    assert any("mtkd_pseudo_label" in x for x in calls(recipe))
+
+
+def test_nothing_in_pack_args_is_run(recipe):
+    options = dict(skip_packing="false", license="mit")
+    result = run(
+        recipe, **options, pack_args="--limits 'a $(touch hacked) b' --title x"
+    )
+    assert result.returncode == 0, result.stdout[-2000:]
+    (line,) = [x for x in calls(recipe) if "mtkd_pack" in x]
+    assert "--limits a $(touch hacked) b --title x" in line
+    assert not (recipe / "hacked").exists()
+
+
+def test_gpus_that_are_not_there_are_missed_before_stage_1(recipe):
+    result = run(recipe, env={"CUDA_VISIBLE_DEVICES": ""}, ngpu="1")
+    assert result.returncode == 2 and calls(recipe) == []
+    assert "--ngpu: expected 1 GPU(s) on this machine, found 0" in result.stdout
+    (recipe / "cmd.sh").write_text("train_cmd=x cuda_cmd=slurm.pl decode_cmd=x\n")
+    result = run(recipe, env={"CUDA_VISIBLE_DEVICES": ""}, ngpu="1", stop_stage="5")
+    assert result.returncode == 0
+
+
+def test_two_runs_of_one_experiment_the_second_names_the_first(recipe):
+    assert run(recipe, stop_stage="7").returncode == 0
+    calls(recipe)
+    env = {"STUB_SLEEP": "3"}
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda _: run(recipe, env=env), range(2)))
+    assert sorted(r.returncode for r in results) == [0, 2]
+    refused = next(r for r in results if r.returncode)
+    assert re.search(
+        r"another run is at it \(host \S+, pid \d+, since ", refused.stdout
+    )
+    found = calls(recipe)
+    assert sum("espnet2.bin.launch" in x for x in found) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_to_the_script_ends_all_that_it_started(recipe, number):
+    words = [x for k, v in stub_recipe.OPTIONS.items() for x in (f"--{k}", v)]
+    with open(recipe / "log", "w") as log:
+        process = subprocess.Popen(
+            ["./mtkd.sh", *words, "--teachers", "none"],
+            cwd=recipe,
+            env={
+                "PATH": "/usr/bin:/bin",
+                "PYTHONPATH": str(builders.ROOT),
+                "STUB_SLEEP": "60",
+            },
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    for _ in range(300):
+        if any(
+            x.startswith("asr 11") for x in (recipe / "calls").read_text().splitlines()
+        ):
+            break
+        time.sleep(0.1)
+    process.send_signal(number)
+    try:
+        assert process.wait(20) == 128 + number
+        assert builders.session_of(process.pid) == []
+    finally:
+        builders.kill_session(process.pid)
+    log = (recipe / "log").read_text()
+    assert "run the same command again" in log.splitlines()[-1]
