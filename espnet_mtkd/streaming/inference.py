@@ -7,7 +7,8 @@ import torch
 from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.streaming.encoder import EncoderState, StreamingEncoder
 from espnet_mtkd.streaming.frontend import StreamingFrontend
-from espnet_mtkd.streaming.search import build_search, count_stable, sort_beam
+from espnet_mtkd.streaming.hypotheses import count_stable, sort_beam
+from espnet_mtkd.streaming.search import build_search
 from espnet_mtkd.streaming.stream import Segment, Stream, check_samples
 
 OVERLAP = 0.5  # s before a cut that the next segment hears again, at most
@@ -26,7 +27,7 @@ class Speech2TextStreamingTransducer:
         dtype: `float32`, `bfloat16` or `float16`.
         search_type: `greedy`; `default` or `tsd`, the beam searches of these names in
             ESPnet.
-        beam_size: of `tsd`.
+        beam_size: of a beam search.
         nbest: hypotheses in `Segment.nbest`.
         max_symbols_per_frame: tokens that one encoder frame may emit (default: 4, of
             `default` 32).

@@ -9,7 +9,43 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from espnet_mtkd.data.kaldi import read_wav_scp
 from espnet_mtkd.errors import ConfigError, DataError
+
+
+def open_sources(
+    audio: list[str],
+    wav_scp: Path | None,
+    microphone: bool,
+    sample_rate: int,
+    chunk_size: int,
+) -> dict[str, Iterator[np.ndarray]]:
+    """Utterance id -> chunks (samples,); files are checked before any is decoded.
+
+    Args:
+        audio: files, named by their stems; or only '-', standard input.
+        wav_scp: Kaldi's list of files, in place of `audio`.
+        microphone: the default input device, in place of both.
+        sample_rate: the model's, in Hz.
+        chunk_size: samples.
+
+    Raises:
+        ConfigError: two files of one name.
+        DataError: a file that the model cannot hear, or no good `wav_scp`.
+    """
+    if microphone:
+        return {"microphone": read_microphone(sample_rate, chunk_size)}
+    if audio == ["-"]:
+        return {"stdin": read_stdin(chunk_size)}
+    if wav_scp:
+        paths = {utt: Path(path) for utt, path in read_wav_scp(wav_scp).items()}
+    else:
+        paths = {Path(path).stem: Path(path) for path in audio}
+        if len(paths) < len(audio):
+            raise ConfigError("two audio files have one name: give them in a --wav_scp")
+    for path in paths.values():
+        check_file(path, sample_rate)
+    return {utt: read_file(path, chunk_size) for utt, path in paths.items()}
 
 
 def check_file(path: Path, sample_rate: int) -> None:

@@ -18,8 +18,8 @@ from espnet_mtkd.errors import ConfigError, DataError
 from espnet_mtkd.streaming import Speech2TextStreamingTransducer, Stream
 from espnet_mtkd.streaming.encoder import StreamingEncoder
 from espnet_mtkd.streaming.frontend import StreamingFrontend
+from espnet_mtkd.streaming.hypotheses import count_stable
 from espnet_mtkd.streaming.latency import LatencyMeter
-from espnet_mtkd.streaming.search import count_stable
 
 RATE = builders.SAMPLE_RATE
 SEARCHES = [
