@@ -64,6 +64,7 @@ def format_audio(
             f"--channel: expected mean or a number from 0, found '{channel}'"
         )
     out_dir = out_dir or data_dir
+    out_dir.mkdir(parents=True, exist_ok=True)
     entries = read_wav_scp(data_dir / "wav.scp")
     with ThreadPoolExecutor(nj) as pool:
         many = dict(
