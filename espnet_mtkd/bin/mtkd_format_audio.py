@@ -44,6 +44,12 @@ def get_parser() -> argparse.ArgumentParser:
         default="true",
         help="Cut what is longer at pauses, or leave it out (default: true)",
     )
+    parser.add_argument(
+        "--perturbed",
+        action="store_true",
+        help="--data_dir is what stage 2 wrote: let its pipes read any path and "
+        "format, and do nothing else",
+    )
     parser.add_argument("--nj", type=int, default=8, help="Files beside each other")
     return parser
 
@@ -55,6 +61,11 @@ def main(cmd=None):
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     from espnet_mtkd.data.format import Durations, format_audio
 
+    if args.perturbed:
+        from espnet_mtkd.data.perturb import rewrite_pipes
+
+        rewrite_pipes(args.data_dir / "wav.scp")
+        return
     durations = None
     if args.max_duration is not None:
         durations = Durations(args.min_duration, args.max_duration, args.cut == "true")

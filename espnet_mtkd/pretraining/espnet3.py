@@ -14,15 +14,15 @@ from espnet3.components.data.base_dataset import BaseDataset
 from espnet3.contract import Field
 
 from espnet_mtkd.data.kaldi import read_wav_scp
-from espnet_mtkd.pretraining.datasets import data_set_name
 from espnet_mtkd.pretraining.trainer import fit_standardizers
 
 
 class Dataset(BaseDataset):
     """Audio of a Kaldi directory; ESPnet3 finds it by the name of this module.
 
-    Its indices are `<data set>/<utterance id>`, which ESPnet3 then uses as they are;
-    had it numbers, ESPnet3 would call the first utterance of every set "0".
+    Its indices are utterance ids, which ESPnet3 then uses as they are; had it numbers,
+    ESPnet3 would call the first utterance of every set "0". Training and validation set
+    need ids of their own where their targets are stored.
 
     Args:
         data_dir: directory with wav.scp, whose entries are audio files at 16 kHz.
@@ -34,9 +34,7 @@ class Dataset(BaseDataset):
     fields = (Field("speech", "audio"),)
 
     def __init__(self, data_dir: str):
-        scp = Path(data_dir) / "wav.scp"
-        name = data_set_name(scp)
-        self.paths = {f"{name}/{utt}": path for utt, path in read_wav_scp(scp).items()}
+        self.paths = read_wav_scp(Path(data_dir) / "wav.scp")
 
     def __len__(self):
         return len(self.paths)

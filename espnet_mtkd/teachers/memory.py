@@ -9,10 +9,10 @@ from torch.nn.utils.rnn import pad_sequence
 class TargetMemory:
     """Wraps a teacher; an utterance that was seen before is not computed again.
 
-    Targets are kept in fp16, by utterance id, until `max_bytes` are used; utterances
-    that no longer fit are computed each time. Right only where an utterance id always
-    comes with the same audio, which is so here: an id has its data set's name before it
-    (`NamedCollateFn`), and stage 1 masks the student's features, never the waveform.
+    Targets are kept in fp16 until `max_bytes` are used; utterances that no longer fit
+    are computed each time. An utterance is known by its id, length and energy, so that
+    two recordings of one id (in training and validation set, say) have targets of their
+    own.
 
     Args:
         teacher: anything with `.targets` and `__call__(speech, lengths, utt_ids)`.
@@ -44,7 +44,8 @@ class TargetMemory:
         """
         if utt_ids is None or self.max_bytes == 0:
             return self.teacher(speech_BN, speech_lengths_B, utt_ids)
-        keys = [(utt, int(n)) for utt, n in zip(utt_ids, speech_lengths_B, strict=True)]
+        lengths, energies = measure(speech_BN, speech_lengths_B)
+        keys = list(zip(utt_ids, lengths, energies, strict=True))
         rows = [self._store.get(key) for key in keys]
         new = [i for i, row in enumerate(rows) if row is None]
         if new:
@@ -79,3 +80,19 @@ class TargetMemory:
             return
         self._store[key] = row
         self.num_bytes += size
+
+
+def measure(speech_BN, speech_lengths_B) -> tuple[list[int], list[int]]:
+    """Length and energy of each utterance of a batch, the same however it is padded.
+
+    Args:
+        speech_BN: (B, N) waveforms, floats from -1 to 1.
+        speech_lengths_B: (B,) samples.
+
+    Returns:
+        Samples, and the sum of the squares of the samples in 16-bit steps.
+    """
+    index_N = torch.arange(speech_BN.size(1), device=speech_BN.device)
+    steps_BN = speech_BN.detach().nan_to_num().mul(32768).round().long()
+    steps_BN = steps_BN * (index_N < speech_lengths_B[:, None])
+    return speech_lengths_B.tolist(), steps_BN.square().sum(1).tolist()

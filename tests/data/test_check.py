@@ -115,13 +115,15 @@ def test_the_remedies_help(data):
     raise AssertionError("the remedies do not end")
 
 
-def test_the_command_looks_at_teachers_and_data(data, tmp_path, monkeypatch, capsys):
+def test_the_command_looks_at_teachers_and_data(
+    data, tmp_path, checkpoints, monkeypatch, capsys
+):
     teachers = tmp_path / "teachers.yaml"
     teachers.write_text("- {name: t, upstream: hubert_local, path_or_url: no.pt}\n")
     with pytest.raises(SystemExit) as end:
         main(["--teachers", str(teachers), "--data_dir", str(data())])
     assert end.value.code == 2
     assert "path_or_url: no such file or directory: no.pt" in capsys.readouterr().err
-    (tmp_path / "no.pt").touch()
+    (tmp_path / "no.pt").symlink_to(checkpoints["hubert_local"])
     monkeypatch.chdir(tmp_path)
     main(["--teachers", str(teachers), "--data_dir", str(tmp_path / "train")])

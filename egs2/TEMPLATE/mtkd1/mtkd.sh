@@ -309,6 +309,13 @@ asr() {  # <stage of asr.sh> <further options ...>
 }
 mtkd() { ${python} -m "espnet_mtkd.bin.mtkd_$1" "${@:2}"; }  # <command> <arguments ...>
 
+# Stage 2: data/${train_set} -> data/${train_set}_sp
+perturb() {
+    asr 2
+    [ ! -f "data/${train_set}_sp/wav.scp" ] \
+        || mtkd format_audio --data_dir "data/${train_set}_sp" --perturbed
+}
+
 # Stage 3, one set: data/<set> -> ${dumpdir}/raw/org/<set>, of a test set ${dumpdir}/raw/<set>
 format_set() {  # <set>
     case $1 in
@@ -619,7 +626,7 @@ all_stages() {
         check_files
     fi
     run_stage 2 "${done_data}/2_${train_set}" "${dumpdir}" \
-        "speed perturbation: data/${train_set} -> data/${train_set}_sp" asr 2
+        "speed perturbation: data/${train_set} -> data/${train_set}_sp" perturb
     for dset in "${_sets[@]}"; do
         name=${dset}
         if [ "${dset}" = "${train_set}" ]; then
