@@ -20,6 +20,27 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("patient")
 
 
+# What tests/run.sh --quick leaves out: recipes, processes that import everything anew, and
+# trainings of ten seconds and more. Parts of a test's id.
+WHOLE = (
+    *("tests/egs2/", "tests/test_examples.py", "tests/test_second_device.py"),
+    *("tests/pretraining/test_distributed.py", "tests/student/test_s3prl_upstream.py"),
+    *(f"tests/publish/test_{x}.py" for x in ("upload", "stages", "from_pretrained")),
+    *("test_torchrun_makes_the_same_store", "test_ten_minutes_take_no_more_memory"),
+    *("test_the_seed_chooses_the_students_weights", "test_stock_espnet_trains_from"),
+    *("test_codes_are_learnt_by_cross_entropy", "test_paths_change_the_training"),
+    *("test_stored_targets_teach_what_live", "test_first_two_epochs_and_the_resumed"),
+    "test_options_of_run_sh_exist",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what `-m 'not whole'` leaves out."""
+    for item in items:
+        if any(part in item.nodeid for part in WHOLE):
+            item.add_marker(pytest.mark.whole)
+
+
 @pytest.fixture(autouse=True)
 def few_threads():
     """ESPnet and s3prl may change it; tiny tensors are fastest on one thread."""

@@ -2,11 +2,16 @@
 # Sets up what is missing, then runs all tests, the recipe's smoke run among them.
 #   tests/run.sh                 everything; half an hour, set-up included
 #   tests/run.sh -n 2 --dist loadfile   in two processes, a file in one
-#   tests/run.sh -m 'not slow'   without the recipe
+#   tests/run.sh --quick         in less than three minutes, before a commit
 #   tests/run.sh tests/objective/test_align.py -k linear
 # All arguments go to pytest.
 set -euo pipefail
 
+quick=()
+if [ "${1:-}" = --quick ]; then
+    quick=(-n 2 --dist loadfile -m 'not slow and not whole' --durations=5)
+    shift
+fi
 root=$(cd -P "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "${root}"
 tools/setup.sh
@@ -19,4 +24,4 @@ export MPLBACKEND=Agg
 export PYTHONWARNINGS=ignore
 # The modules of another environment must not be found in place of ours.
 unset PYTHONPATH PYTHONHOME
-exec tools/venv/bin/python -m pytest --durations=15 "$@"
+exec tools/venv/bin/python -m pytest --durations=15 "${quick[@]}" "$@"

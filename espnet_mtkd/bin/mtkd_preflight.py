@@ -26,6 +26,21 @@ def get_parser() -> argparse.ArgumentParser:
         help="Kaldi data directories, as local/data.sh makes them",
     )
     parser.add_argument(
+        "--ends",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="Data directories whose audio files are not to end too early",
+    )
+    parser.add_argument("--asr_config", type=Path, help="Config of stage 2")
+    parser.add_argument(
+        "--lengths",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="utt2num_samples of what the student of --asr_config is trained on",
+    )
+    parser.add_argument(
         "--distinct",
         type=Path,
         nargs="*",
@@ -39,7 +54,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main(cmd=None):
     """Run the command line `cmd` (default: sys.argv)."""
     args = get_parser().parse_args(cmd)
-    from espnet_mtkd.data.check import check_data_dirs, check_distinct
+    from espnet_mtkd.data.check import check_data_dirs, check_distinct, check_ends
     from espnet_mtkd.teachers.base import check_files, parse_teachers
 
     if args.teachers:
@@ -47,6 +62,12 @@ def main(cmd=None):
             check_files(teacher)
     check_data_dirs(args.data_dir)
     check_distinct(args.distinct)
+    for data_dir in args.ends:
+        check_ends(data_dir)
+    if args.lengths:
+        from espnet_mtkd.student.lengths import check_lengths
+
+        check_lengths(args.asr_config, args.lengths)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,14 @@ import soundfile
 from filelock import FileLock
 from tqdm import tqdm
 
+from espnet_mtkd.data.containers import find_cut
 from espnet_mtkd.data.kaldi import read_lengths, read_wav_scp
 from espnet_mtkd.errors import DataError
 from espnet_mtkd.files import write_atomically
 
 SAMPLE_RATE = 16000  # Hz, of every upstream in s3prl, and so of every student
 MIN_SAMPLES = 400  # one 25 ms frame: below it no teacher gives anything
+BLOCK = 1 << 20  # samples that are read at a time
 MAX_BAD_FRACTION = 0.001  # of the utterances; more than this is no accident
 NUM_NAMED = 10  # bad utterances that a message names
 
@@ -54,21 +56,34 @@ def judge_faults(
 def find_fault(audio: str) -> tuple[int, str | None]:
     """Number of samples of a file, and what is wrong with it (None: nothing)."""
     try:
-        samples, rate = soundfile.read(audio, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(audio) as file:
+            rate, num_channels = file.samplerate, file.channels
+            num_promised = file.frames
+            num_samples = num_bad = 0
+            while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
+                num_samples += len(block)
+                num_bad += int((~np.isfinite(block)).sum())
+        cut = find_cut(Path(audio))
     except (soundfile.SoundFileError, OSError) as e:
         return 0, f"unreadable ({e})"
-    num_samples, num_channels = samples.shape
     fault = None
     if num_samples == 0:
         fault = "empty"
+    elif num_samples != num_promised:
+        fault = (
+            f"its header says {num_promised} samples, {num_samples} can be read: write "
+            f"it anew (sox {audio} <new file>)"
+        )
+    elif cut is not None:
+        fault = cut
     elif rate != SAMPLE_RATE:
         fault = f"expected {SAMPLE_RATE} Hz, found {rate} Hz"
     elif num_channels != 1:
         fault = f"expected one channel, found {num_channels}"
     elif num_samples < MIN_SAMPLES:
         fault = f"expected at least {MIN_SAMPLES} samples, found {num_samples}"
-    elif not np.isfinite(samples).all():
-        fault = f"{int((~np.isfinite(samples)).sum())} samples are NaN or infinite"
+    elif num_bad:
+        fault = f"{num_bad} samples are NaN or infinite"
     return num_samples, fault
 
 

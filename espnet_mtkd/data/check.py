@@ -1,9 +1,12 @@
 """Data directories before anything is made of them: what would stop a recipe later."""
 
+import logging
 import re
 import shutil
 from pathlib import Path
 
+from espnet_mtkd.data.audio import judge_faults
+from espnet_mtkd.data.containers import find_cut
 from espnet_mtkd.data.kaldi import numbered_lines
 from espnet_mtkd.errors import DataError
 
@@ -61,6 +64,36 @@ def check_distinct(data_dirs: list[Path]) -> None:
                     f"{data_dir} <new directory>"
                 )
             seen[utt] = data_dir
+
+
+def check_ends(data_dir: Path) -> None:
+    """Refuse recordings that were cut, before they become files that look whole.
+
+    Args:
+        data_dir: Kaldi directory; pipes, and files that are not there, are passed over.
+
+    Raises:
+        DataError: more than can be an accident; fewer are named in the log.
+    """
+    faults, num = [], 0
+    for _, utt, audio in numbered_lines(data_dir / "wav.scp", "a Kaldi wav.scp"):
+        num += 1
+        try:
+            fault = None if audio.endswith("|") else find_cut(Path(audio))
+        except OSError:
+            continue  # ESPnet's stage 3 names it
+        if fault is not None:
+            faults.append(f"{utt} ({audio}): {fault}")
+    if faults:
+        text = judge_faults(
+            data_dir / "wav.scp",
+            "end too early",
+            faults,
+            num,
+            "copy the files again, or take the utterances out of the data directory "
+            "(utils/fix_data_dir.sh)",
+        )
+        logging.warning("%s\nWhat is left of them is used.", text)
 
 
 def find_problems(data_dir: Path) -> list[str]:

@@ -56,7 +56,7 @@ def test_sets_are_those_of_espnets_recipe(prepared):
 
 def test_stages_1_to_6_run_once(prepared, run):
     recipe, text = prepared
-    for stage in range(1, 7):
+    for stage in (1, 3, 4, 5, 6):  # (2 is for speed perturbation)
         assert f"run_stage) Stage {stage}: " in text
     assert len(lines_of(recipe / "dump/raw/train_nodev/wav.scp")) == 4
     assert (recipe / "exp/asr_stats_raw_en_char/train/feats_stats.npz").is_file()

@@ -1,6 +1,10 @@
 # shellcheck shell=bash
-# What the scripts of the recipes share; they source it. Messages; options, declared as a
-# table; commands that end when the script is ended.
+# What the scripts of the recipes share; they source it: an error ends them; messages;
+# options, declared as a table; commands that end when the script is ended.
+# shellcheck disable=SC2034  # for those who source it
+
+set -euo pipefail
+SECONDS=0
 
 # Both name the place in the script that they are called from.
 log() { say "$*"; }
@@ -63,6 +67,20 @@ print_options() {
             -e "1s/^/$(printf '    --%-16s # ' "${name}")/" -e "2,\$s/^/$(printf '%23s# ' '')/"
     done
 }
+
+# What --help says: how it is called, what it does, the options, what else there is.
+usage=
+about=
+more_help=
+show_usage() {
+    echo "Usage: $0 ${usage}"
+    echo
+    [ -z "${about}" ] || printf '%s\n\n' "${about}"
+    echo "Options:"
+    print_options
+    [ -z "${more_help}" ] || echo "${more_help}"
+}
+show_help() { show_usage; }
 
 # Sets the variables of declared options, `--name value` or `--name=value`. What is not
 # declared goes to the array `options`, for another script, after `pass`; it is refused

@@ -1,10 +1,6 @@
 #!/usr/bin/env bash
 # The ladder of results: mtkd.sh once for every row, encoder and seed, then RESULTS.md.
-# shellcheck disable=SC2154  # declare_options sets the options
-set -e
-set -u
-set -o pipefail
-
+# shellcheck disable=SC2034,SC2154  # common.sh reads and sets them
 template=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 # shellcheck source=common.sh
 . "${template}/common.sh"
@@ -35,10 +31,8 @@ note             |         | A sentence below the table of results.
 command          |         | That the results were made by, to stand in RESULTS.md.
 EOF
 
-show_help() {
-    cat << END
-Usage: $0 [options] [options of mtkd.sh, for every row]
-
+usage="[options] [options of mtkd.sh, for every row]"
+about=$(cat << END
 Rows, each of them one student more for every encoder and seed:
     scratch     no teacher: the measure of all others
     single      each teacher of --single_teachers alone, stored targets
@@ -49,11 +43,8 @@ Rows, each of them one student more for every encoder and seed:
     pseudo      + its pseudo-labels, by the teacher transducer, in stage 2
 
 RESULTS.md in --expdir grows with each row; --stop_stage 0 makes it of what is there.
-
-Options:
 END
-    print_options
-}
+)
 parse_options pass "$@"
 for name in "${options[@]}"; do
     case ${name} in

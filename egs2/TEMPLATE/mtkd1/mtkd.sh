@@ -4,12 +4,6 @@
 # shellcheck disable=SC2154  # declare_options sets the options, cmd.sh the commands
 # shellcheck disable=SC2034,SC2329  # stages.sh reads what is set here, calls the stages
 
-# Set bash to 'debug' mode, it will exit on :
-# -e 'error', -u 'undefined variable', -o ... 'error in pipeline', -x 'print commands',
-set -e
-set -u
-set -o pipefail
-
 template=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 # shellcheck source=common.sh
 . "${template}/common.sh"
@@ -19,10 +13,8 @@ declare_options < "${template}/options.txt"
 _head_args=${head_args}  # the defaults
 _finetune_args=${finetune_args}
 
-show_help() {
-    cat << END
-Usage: $0 --train_set <train_set_name> --valid_set <valid_set_name> --test_sets <test_set_names>
-
+usage="--train_set <train_set_name> --valid_set <valid_set_name> --test_sets <test_set_names>"
+about=$(cat << END
 Trains one student: its encoder on the embeddings of the teachers (stages 6 to 9), then
 the whole transducer by ESPnet's asr.sh (stages 10 to 13). Stages 1 to 5 and 11 to 13 are
 asr.sh's own, under its numbers. A stage that was finished with the same settings and data
@@ -52,12 +44,8 @@ Stages:
                                                     -> <expdir>/asr_<tag>/*.zip
     15 upload that (--skip_upload_hf false)         -> --hf_repo
        (with --dry_run true)                        -> <expdir>/hf_<user>_<model>
-
-Options:
 END
-    print_options
-}
-
+)
 log "$0 $*"
 parse_options own "$@"
 [ -e utils/parse_options.sh ] || fail "expected a recipe's directory that setup.sh has set up," \
@@ -318,6 +306,7 @@ perturb() {
 
 # Stage 3, one set: data/<set> -> ${dumpdir}/raw/org/<set>, of a test set ${dumpdir}/raw/<set>
 format_set() {  # <set>
+    check_ends "data/$1"
     case $1 in
         "${train_set}")
             asr 3 --skip_train true --train_set "" --valid_set "$1${_sp}" \
@@ -329,15 +318,31 @@ format_set() {  # <set>
         *) asr 3 --skip_train true --test_sets "$1" ;;
     esac
 }
+# What was cut becomes a file that looks whole, so it is looked for before.
+check_ends() { [ ! -f "$1/wav.scp" ] || mtkd preflight --ends "$1"; }  # <data directory>
 make_mono() { mtkd format_audio --data_dir "$1" --channel "${channel}"; }  # <formatted set>
+
+# Stage 4: ${dumpdir}/raw/org/<set> -> ${dumpdir}/raw/<set>
+remove_long_and_short() {
+    asr 4
+    mtkd preflight --asr_config "${asr_config}" \
+        --lengths "${_train}/utt2num_samples" "${_valid}/utt2num_samples"
+}
 
 # Stage 4, a test set: ${dumpdir}/raw/<set> -> the same, mono. asr.sh takes no utterance away
 # from it, so those on which decoding would end are refused here.
 prepare_test_set() {  # <set>
-    local dir=${dumpdir}/raw/$1 short
+    local dir=${dumpdir}/raw/$1 short long
     asr 4 --skip_train true --test_sets "$1"
     make_mono "${dir}"
     [ -f "${dir}/utt2num_samples" ] || return 0
+    if grep -q '^ *upstream: *whisper' "${asr_config}"; then
+        # A teacher transducer over Whisper hears no more.
+        long=$(awk '$2 > 30 * 16000 && ++n <= 10 { printf("%s%s", (n > 1 ? ", " : ""), $1) }' \
+            "${dir}/utt2num_samples")
+        [ -z "${long}" ] || fail "${dir}: utterances above 30 s, more than ${asr_config}'s Whisper" \
+            "hears: ${long}: cut them (segments), or take them out of data/$1"
+    fi
     short=$(awk -v least="${min_wav_duration}" -v rate="${_rate}" \
         '$2 < rate * least && ++n <= 10 { printf("%s%s (%d samples)", (n > 1 ? ", " : ""), $1, $2) }' \
         "${dir}/utt2num_samples")
@@ -350,6 +355,7 @@ prepare_test_set() {  # <set>
 format_unlabelled() {  # <data directory>
     local out=${dumpdir}/raw/unlabelled_${unlabelled_name[$1]} opts=()
     [ -f "$1/wav.scp" ] || fail "--unlabelled_sets: no such file: $1/wav.scp"
+    check_ends "$1"
     [ ! -f "$1/segments" ] || opts+=(--segments "$1/segments")
     scripts/audio/format_wav_scp.sh --nj "${nj}" --cmd "${train_cmd}" \
         --audio-format "${audio_format}" --fs "${fs}" "${opts[@]}" \
@@ -574,6 +580,10 @@ preflight() {
     if [ "${teachers}" != none ] && { is_asked 7 || is_asked 8 || is_asked 9; }; then
         arguments+=(--teachers "${teachers}")
     fi
+    if [ -f "${_train}/utt2num_samples" ] && [ -f "${_valid}/utt2num_samples" ]; then
+        arguments+=(--asr_config "${asr_config}")
+        arguments+=(--lengths "${_train}/utt2num_samples" "${_valid}/utt2num_samples")
+    fi
     check_files "${arguments[@]}"
 }
 check_files() {  # <further arguments>: of the data directories that are there
@@ -638,7 +648,7 @@ all_stages() {
     done
     if ! "${skip_train}"; then
         run_stage 4 "${done_data}/4_${train_set}${_sp}_${valid_set}" "${dumpdir}" \
-            "remove long/short data: ${dumpdir}/raw/org -> ${dumpdir}/raw" asr 4
+            "remove long/short data: ${dumpdir}/raw/org -> ${dumpdir}/raw" remove_long_and_short
     fi
     for dset in ${test_sets}; do
         [ "${dset}" != "${valid_set}" ] || continue
@@ -706,7 +716,6 @@ all_stages() {
 }
 
 main() {
-    SECONDS=0
     preflight
     planning=true
     if is_asked 1 && [ ! -f "${dumpdir}/.done/1" ]; then data_is_there=false; fi

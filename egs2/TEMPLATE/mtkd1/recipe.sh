@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # What the recipes' run.sh have in common. They source it in the recipe's directory, declare
-# their own options and define show_own_help.
-# shellcheck disable=SC2154  # declare_options sets the options
+# their own options, and change `usage` and `about` where these need more words.
+# shellcheck disable=SC2034,SC2154  # common.sh reads usage, sets the options
 
 root=$(cd ../../.. && pwd)
 # shellcheck source=common.sh
@@ -23,13 +23,12 @@ parse_run_options() {  # <arguments of run.sh ...>
 }
 
 # The help of run.sh, ladder.sh and mtkd.sh.
-show_help() {
-    show_own_help
-    print_options
-    cat << END
+usage="[options of ladder.sh and mtkd.sh]"
+more_help="
 All other options are ladder.sh's, and mtkd.sh's for every row:
-
-END
+"
+show_help() {
+    show_usage
     ../../TEMPLATE/mtkd1/ladder.sh --help
     echo
     ../../TEMPLATE/mtkd1/mtkd.sh --help

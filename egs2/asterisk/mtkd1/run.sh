@@ -1,33 +1,22 @@
 #!/usr/bin/env bash
 # Two Whisper encoders teach a small transducer; the same transducer, trained alone, is
 # the measure. Real speech (Asterisk's English prompts), real ESPnet, no GPU needed.
-# shellcheck disable=SC2154  # declare_options sets the options
-set -e
-set -u
-set -o pipefail
+# shellcheck disable=SC2034,SC2154  # recipe.sh reads and sets them
 
-cd "$(dirname "$0")"
-# shellcheck source-path=SCRIPTDIR source=../../TEMPLATE/mtkd1/recipe.sh
+cd "$(dirname "$0")" || exit
 . ../../TEMPLATE/mtkd1/recipe.sh
 declare_options << 'EOF'
 budget    | default     | Which rows, how long: smoke, default, ladder or full.
 languages | es,fr,it,ru | Whose prompts are the unlabelled audio.
 python    | python3     | Python to execute espnet commands.
 EOF
-show_own_help() {
-    cat << END
-Usage: $0 [--budget smoke|default|ladder|full] [options of ladder.sh and mtkd.sh]
-
-  smoke    from scratch, two teachers, with 1 epoch a training: do all stages run? (10 min)
+usage="[--budget smoke|default|ladder|full] [options of ladder.sh and mtkd.sh]"
+about='  smoke    from scratch, two teachers, with 1 epoch a training: do all stages run? (10 min)
   default  the same two rows, trained (less than an hour on two cores)
   ladder   from scratch; two teachers; with path distillation from a teacher transducer;
            with two hours of unlabelled audio in stage 1; with its pseudo-labels in stage
            2; both encoders
-  full     the ladder, each teacher alone, live teachers; both encoders
-
-Options:
-END
-}
+  full     the ladder, each teacher alone, live teachers; both encoders'
 parse_run_options "$@"
 encoders=conformer
 rows="scratch live"

@@ -25,13 +25,9 @@
 #          best paths of all: 36 * (25 + 5.4) * 3600 * 960.9 / 1e9 = 3.8 GB
 #          in time: 960.9 / 500 = 1.9 GPU-h
 # Stage 12, decoding, each row: (10.7 + 10.5) / 20 = 1.1 GPU-h
-# shellcheck disable=SC2154  # declare_options sets the options
-set -e
-set -u
-set -o pipefail
+# shellcheck disable=SC2034,SC2154  # recipe.sh reads and sets them
 
-cd "$(dirname "$0")"
-# shellcheck source-path=SCRIPTDIR source=../../TEMPLATE/mtkd1/recipe.sh
+cd "$(dirname "$0")" || exit
 . ../../TEMPLATE/mtkd1/recipe.sh
 declare_options << 'EOF'
 rows       | scratch teachers kd | Rows of results, see below. unlabelled and pseudo need 54 GB more of
@@ -39,13 +35,7 @@ rows       | scratch teachers kd | Rows of results, see below. unlabelled and ps
 unlabelled | train-clean-360 train-other-500 | Parts of LibriSpeech without text.
 python     | python3             | Python to execute espnet commands.
 EOF
-show_own_help() {
-    cat << END
-Usage: $0 [--rows "scratch single teachers kd unlabelled pseudo"] [options of ladder.sh and mtkd.sh]
-
-Options:
-END
-}
+usage='[--rows "scratch single teachers kd unlabelled pseudo"] [options of ladder.sh and mtkd.sh]'
 parse_run_options "$@"
 set_up
 

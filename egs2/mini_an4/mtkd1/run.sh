@@ -1,25 +1,14 @@
 #!/usr/bin/env bash
 # A smoke test on the seven utterances that ESPnet's CI uses: do all stages run? Two Whisper
 # encoders teach a small transducer, one epoch a training. A few minutes on two cores.
-# shellcheck disable=SC2154  # declare_options sets the options
-set -e
-set -u
-set -o pipefail
+# shellcheck disable=SC2034,SC2154  # recipe.sh reads and sets them
 
-cd "$(dirname "$0")"
-# shellcheck source-path=SCRIPTDIR source=../../TEMPLATE/mtkd1/recipe.sh
+cd "$(dirname "$0")" || exit
 . ../../TEMPLATE/mtkd1/recipe.sh
 declare_options << 'EOF'
 rows   | scratch live | Of the ladder.
 python | python3      | Python to execute espnet commands.
 EOF
-show_own_help() {
-    cat << END
-Usage: $0 [options of ladder.sh and mtkd.sh]
-
-Options:
-END
-}
 parse_run_options "$@"
 set_up
 [ "${rows}" = scratch ] || fetch_whisper

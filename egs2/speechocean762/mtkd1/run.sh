@@ -4,25 +4,14 @@
 #
 # Time on two CPU cores, two encoders after each other in one thread: see RESULTS.md.
 # Disk: 0.3 GB of audio, 0.1 GB of targets (16 bytes a frame and teacher), 3 GB of models.
-# shellcheck disable=SC2154  # declare_options sets the options
-set -e
-set -u
-set -o pipefail
+# shellcheck disable=SC2034,SC2154  # recipe.sh reads and sets them
 
-cd "$(dirname "$0")"
-# shellcheck source-path=SCRIPTDIR source=../../TEMPLATE/mtkd1/recipe.sh
+cd "$(dirname "$0")" || exit
 . ../../TEMPLATE/mtkd1/recipe.sh
 declare_options << 'EOF'
 train_set | train_1h | train_1h, or train, all 2.6 hours, whose unlabelled audio is then less.
 python    | python3  | Python to execute espnet commands.
 EOF
-show_own_help() {
-    cat << END
-Usage: $0 [options of ladder.sh and mtkd.sh]
-
-Options:
-END
-}
 parse_run_options "$@"
 case ${train_set} in
     train_1h) unlabelled="train_rest" ;;

@@ -8,15 +8,9 @@
 #   - upstream's tarball, release 1.6.1 (sha256 pinned).
 # Set ASTERISK in db.sh or in the environment to use a copy of your own.
 # Needs 10 MB of download, 200 MB of disk, less than a minute.
-# shellcheck disable=SC1091  # ESPnet's files, linked into the recipe
-# shellcheck disable=SC2154  # declare_options sets the options
-set -e
-set -u
-set -o pipefail
+# shellcheck disable=SC2034,SC2154  # common.sh reads and sets them
 
-# shellcheck source-path=SCRIPTDIR source=../../../TEMPLATE/mtkd1/common.sh
 . ../../TEMPLATE/mtkd1/common.sh
-SECONDS=0
 declare_options << 'EOF'
 stage          | 1 | First stage: 1 fetches the prompts, 2 prepares the data directories, 3 does both
                |   | for the languages of --unlabelled.
@@ -27,18 +21,9 @@ unlabelled     |   | Languages whose audio is fetched too, without its transcrip
                |   | es, fr, it, ru -> data/<language>.
 python         | python3 | Python with av, soundfile and numpy.
 EOF
-show_help() {
-    cat << END
-Usage: $0 [--max_train_utts <n>] [--max_test_utts <n>] [--unlabelled es,fr,it,ru]
-
-Options:
-END
-    print_options
-    cat << END
-Environment:
-    ASTERISK         # Folder with the prompts, filled when empty (default="downloads").
-END
-}
+usage="[--max_train_utts <n>] [--max_test_utts <n>] [--unlabelled es,fr,it,ru]"
+more_help='Environment:
+    ASTERISK         # Folder with the prompts, filled when empty (default="downloads").'
 log "$0 $*"
 parse_options own "$@"
 

@@ -9,15 +9,9 @@
 #   train-clean-100, dev-*, test-* (100.6 + 21.2 h)         7.7 GB     7.7 GB
 #   --unlabelled "train-clean-360 train-other-500" (860 h)  53.6 GB    53.6 GB
 # While a part is unpacked its archive is there too.
-# shellcheck disable=SC1091  # ESPnet's files, linked into the recipe
-# shellcheck disable=SC2154  # declare_options sets the options
-set -e
-set -u
-set -o pipefail
+# shellcheck disable=SC2034,SC2154  # common.sh reads and sets them
 
-# shellcheck source-path=SCRIPTDIR source=../../../TEMPLATE/mtkd1/common.sh
 . ../../TEMPLATE/mtkd1/common.sh
-SECONDS=0
 declare_options << 'EOF'
 stage      | 1 | First stage: 1 downloads, 2 prepares, 3 makes dev.
 stop_stage | 4 | Last stage: 4 is that of --unlabelled.
@@ -25,19 +19,10 @@ unlabelled |   | Parts whose audio is prepared without its transcripts, which ar
            |   | "train-clean-360 train-other-500" -> data/train_clean_360 ...
 data_url   | www.openslr.org/resources/12 | Where the archives are.
 EOF
-show_help() {
-    cat << END
-Usage: $0 [--unlabelled "train-clean-360 train-other-500"]
-
-Options:
-END
-    print_options
-    cat << END
-Environment:
+usage='[--unlabelled "train-clean-360 train-other-500"]'
+more_help='Environment:
     LIBRISPEECH  # Folder that holds LibriSpeech/, filled where parts are missing
-                 # (default: that of db.sh).
-END
-}
+                 # (default: that of db.sh).'
 log "$0 $*"
 parse_options own "$@"
 

@@ -3,17 +3,10 @@
 #
 # From the archive in ESPnet's tree, by ESPnet's own local/data_prep.py there. The sets are
 # those of its asr1: train_dev is the first utterance of train, test_seg is test by segments.
-# shellcheck disable=SC1091  # ESPnet's files, linked into the recipe
-set -e
-set -u
-set -o pipefail
-
-# shellcheck source-path=SCRIPTDIR source=../../../TEMPLATE/mtkd1/common.sh
 . ../../TEMPLATE/mtkd1/common.sh
-SECONDS=0
 
-log "$0 $*"
-[ $# -eq 0 ] || fail "no arguments are expected, found: $*"
+declare_options < /dev/null
+parse_options own "$@"
 . ./path.sh || exit 1
 
 # path.sh tells of ESPnet's tree: ESPNET_ROOT, or the one that this recipe lies in.

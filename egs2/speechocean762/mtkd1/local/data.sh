@@ -5,36 +5,21 @@
 # The corpus comes from ${SPEECHOCEAN762}, where it is unpacked already (its own WAV files
 # or a re-encoded copy: wav, flac, ogg, opus), or from openslr.org.
 # Needs 0.6 GB of download and 1.2 GB of disk; a minute where the corpus is there.
-# shellcheck disable=SC1091  # ESPnet's files, linked into the recipe
-# shellcheck disable=SC2154  # declare_options sets the options
-set -e
-set -u
-set -o pipefail
+# shellcheck disable=SC2034,SC2154  # common.sh reads and sets them
 
-# shellcheck source-path=SCRIPTDIR source=../../../TEMPLATE/mtkd1/common.sh
 . ../../TEMPLATE/mtkd1/common.sh
-SECONDS=0
 declare_options << 'EOF'
 stage      | 1 | First stage: 1 fetches the corpus, 2 prepares the data directories.
 stop_stage | 2 | Last stage.
 python     | python3 | Python with soundfile and tqdm.
 data_url   | https://www.openslr.org/resources/101/speechocean762.tar.gz | Archive of the corpus.
 EOF
-show_help() {
-    cat << END
-Usage: $0 [--stage 1] [--stop_stage 2]
-
-Options:
-END
-    print_options
-    cat << END
-Environment, or db.sh:
+usage="[--stage 1] [--stop_stage 2]"
+more_help='Environment, or db.sh:
     SPEECHOCEAN762 # Folder with WAVE, train and test; downloads/speechocean762 is filled
                    # when it is empty.
     KATHLEEN       # Folders of audio that become data/kathleen and data/picovoice_s2i,
-    PICOVOICE_S2I  # unlabelled (see README.md); not used when empty.
-END
-}
+    PICOVOICE_S2I  # unlabelled (see README.md); not used when empty.'
 log "$0 $*"
 parse_options own "$@"
 

@@ -1,0 +1,56 @@
+"""How short an utterance may be, against ESPnet's own layers."""
+
+import argparse
+
+import builders
+import pytest
+import torch
+
+from espnet_mtkd.errors import DataError
+from espnet_mtkd.student.build import build_student
+from espnet_mtkd.student.lengths import INPUT_LAYERS, check_lengths, least_samples
+
+
+@pytest.mark.parametrize("layer", INPUT_LAYERS)
+@pytest.mark.parametrize("hop", [128, 160])
+def test_one_sample_less_is_a_frame_less(layer, hop):
+    config = builders.asr_config("conformer")
+    config["frontend_conf"] = dict(n_fft=512, hop_length=hop)
+    config["encoder_conf"] = {**config["encoder_conf"], "input_layer": layer}
+    args = {
+        **vars(builders.student_args("conformer")),
+        "frontend_conf": config["frontend_conf"],
+        "encoder_conf": config["encoder_conf"],
+    }
+    frontend, _, _, encoder = build_student(argparse.Namespace(**args))
+
+    def count(num_samples: int) -> int:
+        feats, lengths = frontend(
+            torch.randn(1, num_samples), torch.tensor([num_samples])
+        )
+        return encoder.eval()(feats, lengths)[0].size(1)
+
+    least = least_samples(config)
+    assert (count(least), count(least - 1)) == (2, 1)
+
+
+def test_a_config_without_these_names_is_left_alone():
+    assert least_samples({"frontend": "mtkd_teacher"}) is None
+    assert least_samples({"encoder_conf": {"input_layer": "linear"}}) is None
+
+
+def test_short_utterances_are_named_and_the_option_that_helps_is_right(tmp_path):
+    config = builders.write_yaml(
+        tmp_path / "asr.yaml", builders.asr_config("conformer")
+    )
+    lengths = tmp_path / "utt2num_samples"
+    least = least_samples(builders.asr_config("conformer"))
+    lengths.write_text(f"a 32000\nb {least - 1}\nc {least}\n")
+    with pytest.raises(
+        DataError, match=rf": 1 utterances .*: b \({least - 1}\): "
+    ) as e:
+        check_lengths(config, [lengths])
+    seconds = float(str(e.value).rpartition("--min_wav_duration ")[2])
+    assert least <= seconds * 16000 < least + 400  # asr.sh keeps what is longer
+    lengths.write_text(f"c {least}\n")
+    check_lengths(config, [lengths])
