@@ -28,6 +28,8 @@ setup(
         "console_scripts": [
             f"{command} = espnet_mtkd.bin.{module}:main"
             for command, module in {
+                "mtkd-cat-wav": "mtkd_cat_wav",
+                "mtkd-convert-checkpoint": "mtkd_convert_checkpoint",
                 "mtkd-doctor": "mtkd_doctor",
                 "mtkd-espnet": "mtkd_espnet",
                 "mtkd-extract": "mtkd_extract",

@@ -20,8 +20,8 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("patient")
 
 
-# What tests/run.sh --quick leaves out: recipes, processes that import everything anew, and
-# trainings of ten seconds and more. Parts of a test's id.
+# What tests/run.sh --quick leaves out: recipes, processes that import everything anew,
+# and trainings of ten seconds and more. Parts of a test's id.
 WHOLE = (
     *("tests/egs2/", "tests/test_examples.py", "tests/test_second_device.py"),
     *("tests/pretraining/test_distributed.py", "tests/student/test_s3prl_upstream.py"),

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from espnet_mtkd.errors import ConfigError
+from espnet_mtkd.teachers.checkpoints import check_checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,10 +190,13 @@ def _parse_one(entry, where: str) -> tuple[list[str], TeacherConfig | None]:
 
 
 def check_files(config: TeacherConfig) -> None:
-    """Refuse a teacher whose checkpoint is not given or not there; nothing is loaded.
+    """Refuse a teacher whose checkpoint is not there or is another than it reads.
+
+    Nothing is loaded; see `check_checkpoint`.
 
     Raises:
-        ConfigError: the upstream's name asks for a checkpoint that is missing.
+        ConfigError: the upstream's name asks for a checkpoint that is missing, or one
+            of another form.
     """
     kind = config.upstream.rsplit("_", 1)[-1]
     path = config.path_or_url
@@ -201,6 +205,7 @@ def check_files(config: TeacherConfig) -> None:
             f"teacher '{config.name}': upstream '{config.upstream}' needs a checkpoint:"
             " give `path_or_url: <path>` beside it"
         )
+    check_checkpoint(config)
     if path and kind == "local" and not Path(path).exists():
         raise ConfigError(
             f"teacher '{config.name}': path_or_url: no such file or directory: {path} "

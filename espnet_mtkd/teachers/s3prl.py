@@ -34,7 +34,8 @@ def check_upstream(config: TeacherConfig, hub) -> None:
 
     Raises:
         ConfigError: unknown upstream (with the closest names), a checkpoint that is
-            needed but not given, or a local one that does not exist.
+            needed but not given, or a local one that does not exist or has another
+            form than the upstream reads.
     """
     names = hub.options()
     if config.upstream not in names:

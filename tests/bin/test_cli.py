@@ -15,18 +15,21 @@ FLAGS = {
     "mtkd_asr_stream": "asr_model_file asr_train_config beam_size bpemodel chunk_ms "
     "dtype endpoint_silence max_segment max_symbols_per_frame microphone model_tag "
     "ngpu num_streams num_threads out real_time search_type wav_scp",
+    "mtkd_cat_wav": "audio",
+    "mtkd_convert_checkpoint": "checkpoint upstream out",
     "mtkd_doctor": "teachers data_dir out_dir nj list_upstreams",
     "mtkd_extract": "teachers data_dir shape_dir out_dir form num_codebooks exact "
     "batch_seconds shard_bytes ngpu dtype rank world_size nj info verify",
     "mtkd_extract_paths": "asr_exp model_file data_dir shape_dir out_dir num_tokens "
     "ngpu rank world_size nj",
     "mtkd_fetch_whisper": "model out_dir source",
-    "mtkd_format_audio": "data_dir out_dir channel min_duration max_duration cut nj",
+    "mtkd_format_audio": "data_dir out_dir channel min_duration max_duration cut "
+    "perturbed nj",
     "mtkd_handover": "checkpoint mtkd_config asr_config wav_scp",
     "mtkd_pack": "asr_exp asr_model_file mtkd_exp mtkd_model_file kd_teacher_exp out "
     "license language corpus dataset title limits teacher inference_config "
     "inference_args ignore_names",
-    "mtkd_preflight": "teachers data_dir distinct",
+    "mtkd_preflight": "teachers data_dir distinct ends asr_config lengths",
     "mtkd_pseudo_label": "labelled unlabelled decode_dir min_confidence out_dir",
     "mtkd_report": "expdir rows espnet_results command note",
     "mtkd_upload": "archive hf_repo dry_run out_dir private ignore_names",

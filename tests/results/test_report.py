@@ -10,7 +10,7 @@ from sclite_scores import HYPOTHESES, cells, error_rate, needs_sclite, score
 
 from espnet_mtkd.bin.mtkd_report import main
 from espnet_mtkd.errors import DataError
-from espnet_mtkd.results import report
+from espnet_mtkd.results import intervals, report
 
 
 @needs_sclite
@@ -74,6 +74,45 @@ def test_each_encoder_and_test_set_has_its_own_baseline(tmp_path):
     reductions = {(x[0], x[2]): float(x[5]) for x in table if x[1] == "taught"}
     assert reductions["a", "test"] == reductions["a", "other"] > 0
     assert reductions["b", "test"] < 0
+
+
+@needs_sclite
+def test_of_several_decodings_the_named_one_counts(tmp_path):
+    exp, rows = tmp_path / "a", [("e: a", tmp_path / "a")]
+    for decoding, name in (("decode_a", "scratch"), ("decode_lm/x.yaml_b", "taught")):
+        score(exp, HYPOTHESES[name], decoding=decoding)
+    score(exp, HYPOTHESES["perfect"], dset="org/dev", decoding="decode_a")
+    with pytest.raises(
+        DataError, match="'test' .*: decode_a, decode_lm/x.yaml_b: write"
+    ):
+        report.results_table(rows)
+    for decoding, name in (("decode_a", "scratch"), ("decode_lm/x.yaml_b", "taught")):
+        (exp / "decoding").write_text(f"{decoding}\n")
+        table = [cells(x) for x in report.results_table(rows).splitlines()[2:]]
+        found = {x[2]: float(x[4]) for x in table}
+        expected = pytest.approx(error_rate(HYPOTHESES[name], "wer"), abs=0.051)
+        assert found == {"test": expected, "dev": 0.0}
+
+
+@needs_sclite
+def test_a_seed_that_lacks_a_set_is_named(tmp_path):
+    score(tmp_path / "s0", HYPOTHESES["taught"])
+    score(tmp_path / "s0", HYPOTHESES["taught"], decoding="decode_stream")
+    score(tmp_path / "s1", HYPOTHESES["taught"])
+    rows = [("e: a", tmp_path / "s0"), ("e: a", tmp_path / "s1")]
+    with pytest.raises(DataError, match="s1: no scores of 'test, streamed'"):
+        report.results_table(rows)
+
+
+@needs_sclite
+def test_a_baseline_without_errors_has_no_reductions(tmp_path):
+    for name in ("perfect", "taught"):
+        score(tmp_path / name, HYPOTHESES[name])
+    rows = [("e: a", tmp_path / "perfect"), ("e: b", tmp_path / "taught")]
+    text = report.results_table(rows) + intervals.intervals_table(rows)
+    assert "nan" not in text and "inf" not in text
+    table = [cells(x) for x in report.results_table(rows).splitlines()[2:]]
+    assert [x[5] for x in table] == ["", ""] and table[0][4] == "0.0"
 
 
 @needs_sclite

@@ -187,6 +187,54 @@ def test_a_killed_run_goes_on_and_ends_byte_identical(codes, command, tmp_path):
     assert shards[0].stat().st_mtime_ns == kept
 
 
+@pytest.mark.parametrize("what", ["removed", "cut", "manifest"])
+def test_the_remedy_for_a_damaged_file_helps(codes, command, tmp_path, capsys, what):
+    """The file is named; without it, the same command makes it again."""
+    folder = tmp_path / "again"
+    shutil.copytree(codes, folder)
+    name = MANIFEST if what == "manifest" else "shard_00001.safetensors"
+    path = folder / "hubert/train" / name
+    if what == "removed":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(SystemExit) as end:
+        mtkd_extract.main(["--out_dir", str(folder), "--verify"])
+    message = capsys.readouterr().err
+    assert end.value.code == 5 and str(path) in message
+    assert "remove that file and extract again" in message
+    path.unlink(missing_ok=True)
+    mtkd_extract.main(command(folder, "--verify"))
+    assert files_of(folder) == files_of(codes)
+
+
+def test_one_id_in_two_data_sets_has_the_targets_of_each(two_teachers, tmp_path):
+    dirs = []
+    for seed, name in ((1, "train"), (2, "valid")):
+        folder = builders.build_data_dir(tmp_path / name, 2, seed)
+        lines = (folder / "wav.scp").read_text().split("\n")
+        paths = [line.split()[1] for line in lines if line]
+        scp = "".join(f"{i:04d} {path}\n" for i, path in enumerate(paths))
+        (folder / "wav.scp").write_text(scp)
+        dirs.append(folder)
+    command = ["--teachers", str(two_teachers), "--form", "fp16", "--exact"]
+    command += ["--data_dir", *map(str, dirs), "--out_dir", str(tmp_path / "t")]
+    mtkd_extract.main(command)
+    config = parse_teachers(str(two_teachers))[0]
+    live, stored = TeacherPool([config]), CachedTeacher(config, tmp_path / "t")
+    for folder in dirs:
+        for utt, wave in waves(folder):
+            batch = wave[None], torch.tensor([len(wave)])
+            (expected,) = live(*batch, [utt]).values()
+            (found,) = stored(*batch, [f"{folder.name}/{utt}"]).values()
+            num = int(found[1])
+            torch.testing.assert_close(
+                found[0][0, :num], expected[0][0, :num], atol=2e-3, rtol=2e-3
+            )
+    with pytest.raises(TargetStoreError, match="0000: .*train and .*valid: expected"):
+        stored(*batch, ["0000"])
+
+
 def test_shares_of_two_processes_make_the_same_store(codes, command, tmp_path, capsys):
     mtkd_extract.main(command(tmp_path, "--rank", "1", "--world_size", "2"))
     assert "not yet whole" in capsys.readouterr().out

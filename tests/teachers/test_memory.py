@@ -88,6 +88,19 @@ def test_hits_and_misses_of_one_batch_come_in_its_order(whisper):
     assert len(counting.asked) == 2
 
 
+def test_two_recordings_of_one_id_and_length_are_told_apart(whisper):
+    memory = TargetMemory(Counting(whisper), 10**8)
+    speech, lengths, _ = batch("utt5")
+    other = speech.flip(1).roll(7) * 0.9
+    first, second = memory(speech, lengths, ["0001"]), memory(other, lengths, ["0001"])
+    for out, wave in ((first, speech), (second, other)):
+        for name, (expected, _) in whisper(wave, lengths, None).items():
+            torch.testing.assert_close(out[name][0], expected, atol=2e-3, rtol=2e-3)
+    again = memory(torch.nn.functional.pad(speech, (0, 999)), lengths, ["0001"])
+    assert len(memory.teacher.asked) == 2  # padding is not part of an utterance
+    assert torch.equal(again["t_l1"][0], first["t_l1"][0])
+
+
 def test_the_bound_in_bytes_is_respected_and_what_does_not_fit_is_asked_again(whisper):
     # Two targets of 16 dimensions in fp16, a frame each 320 samples.
     sizes = {u: 2 * 2 * DIM * (len(w) // 320) for u, w in WAVES.items()}
