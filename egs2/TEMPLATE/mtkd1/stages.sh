@@ -180,9 +180,12 @@ run_stage() {  # <stage> <key file> <directory to lock> <title> <function> <argu
     shift 4
     is_asked "${number}" || return 0
     [ "${where}" != "${mtkd_exp}" ] && [ "${where}" != "${asr_exp}" ] || how=refuse
-    "${planning}" || lock "${where}" "${how}"
     stage_key "${id}"
     why=$(reason_to_run "${number}" "${file}")
+    if [ -n "${why}" ] && ! "${planning}"; then
+        lock "${where}" "${how}"
+        why=$(reason_to_run "${number}" "${file}")  # whoever had it may have ended it
+    fi
     if [ -n "${why}" ] && "${data_is_there}"; then
         case ${id} in
             9 | 11) same_settings "${where}" ;;
