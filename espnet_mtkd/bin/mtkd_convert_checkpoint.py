@@ -1,5 +1,12 @@
 #!/usr/bin/env python3
-"""Convert a pre-trained checkpoint of fairseq into s3prl's form, without fairseq."""
+"""Convert a pre-trained checkpoint of fairseq into s3prl's form, without fairseq.
+
+Nothing in the checkpoint is run. The result is a teacher's path_or_url.
+
+Example:
+    python -m espnet_mtkd.bin.mtkd_convert_checkpoint --upstream hubert_local \\
+        --checkpoint hubert_base_ls960.pt --out hubert_base_ls960.converted.pt
+"""
 
 import argparse
 from pathlib import Path
@@ -10,17 +17,9 @@ UPSTREAMS = ("hubert_local", "wav2vec2_local", "data2vec_local")
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Build the command line parser."""
+    """Command line of this module."""
     parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=(
-            "example:\n"
-            "  python -m espnet_mtkd.bin.mtkd_convert_checkpoint \\\n"
-            "      --checkpoint hubert_base_ls960.pt --upstream hubert_local \\\n"
-            "      --out hubert_base_ls960.converted.pt\n"
-            "Nothing in the checkpoint is run. The result is a teacher's path_or_url."
-        ),
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--checkpoint", type=Path, required=True, help="file that fairseq wrote")
