@@ -181,6 +181,11 @@ if grep -q '^frontend: *mtkd_teacher' "${asr_config}"; then
 elif [[ -n "${kd_teacher_exp}" || "${asr_args} ${head_args} ${finetune_args}" = *--transducer_loss* ]]; then
     train_python=${with_plugin}
 fi
+# Of the arguments stage 6 needs those of the front end, if it is this config's.
+stats_args="--seed ${seed}"
+if [ "${stats_config}" = "${asr_config}" ] && [[ ${asr_args} = *--frontend* ]]; then
+    stats_args="${asr_args} ${stats_args}"
+fi
 : "${paths_dir:=${expdir}/mtkd_paths_$(basename "${kd_teacher_exp}")}"
 mtkd_stats_dir=${expdir}/mtkd_stats
 : "${targets_dir:=${expdir}/mtkd_targets$(_args_tag "${extract_args}")}"
@@ -258,6 +263,7 @@ for dset in ${unlabelled_sets}; do
         audio:${dset}"
     depends[unlabelled]+=" stage:7_${dset}"
 done
+[ "${stats_args}" = "--seed ${seed}" ] || depends[6]+=" asr_args"
 [ "${token_type}" != bpe ] || depends[5]+=" nbpe bpemode"
 [ -z "${unlabelled_sets}" ] || depends[9]+=" unlabelled_ratio"
 [ "${teacher_mode}" = live ] || depends[9]+=" stage:8"
@@ -453,7 +459,7 @@ label_unlabelled() {
     mtkd pseudo_label --labelled "${_train}" --unlabelled "${_unlabelled[@]}" \
         --out_dir "${dumpdir}/raw/${kd_train_set}${_sp}" \
         --decode_dir "${kd_teacher_exp}/decode_unlabelled" ${pseudo_args}
-    asr 10 --asr_config "${stats_config}" --feats_normalize global_mvn \
+    asr 10 --asr_config "${stats_config}" --asr_args "${stats_args}" --feats_normalize global_mvn \
         --train_set "${kd_train_set}" --asr_stats_dir "${kd_stats_dir}"
     # The encoder was pre-trained on features normalised by the labelled set's statistics.
     cp "${asr_stats_dir}/train/feats_stats.npz" "${kd_stats_dir}/train/"
@@ -661,7 +667,7 @@ all_stages() {
     fi
     run_stage 6 "${asr_stats_dir}/.done" "${asr_stats_dir}" \
         "lengths and feature statistics: ${dumpdir}/raw -> ${asr_stats_dir}" \
-        asr 10 --asr_config "${stats_config}" --feats_normalize global_mvn
+        asr 10 --asr_config "${stats_config}" --asr_args "${stats_args}" --feats_normalize global_mvn
     for dset in ${unlabelled_sets}; do
         name=unlabelled_${unlabelled_name[${dset}]}
         run_stage "7_${dset}" "${done_data}/3_${dset//\//_}" "${dumpdir}" \
