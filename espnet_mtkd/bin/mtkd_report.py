@@ -42,8 +42,8 @@ def main(cmd=None):
     from espnet_mtkd.results.page import write_report
 
     rows = []
-    for row in args.rows:
-        name, equals, folder = row.rpartition("=")
+    for row in dict.fromkeys(args.rows):
+        name, equals, folder = row.partition("=")
         if not equals:
             raise ConfigError(f"--rows: expected NAME=DIR, found '{row}'")
         rows.append((name, Path(folder)))

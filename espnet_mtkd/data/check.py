@@ -67,27 +67,30 @@ def check_distinct(data_dirs: list[Path]) -> None:
 
 
 def check_ends(data_dir: Path) -> None:
-    """Refuse recordings that were cut, before they become files that look whole.
+    """Refuse recordings that are gone, or cut: these become files that look whole.
 
     Args:
-        data_dir: Kaldi directory; pipes, and files that are not there, are passed over.
+        data_dir: Kaldi directory; pipes are passed over.
 
     Raises:
         DataError: more than can be an accident; fewer are named in the log.
     """
-    faults, num = [], 0
+    faults, missing, num = [], [], 0
     for _, utt, audio in numbered_lines(data_dir / "wav.scp", "a Kaldi wav.scp"):
         num += 1
         try:
             fault = None if audio.endswith("|") else find_cut(Path(audio))
-        except OSError:
-            continue  # ESPnet's stage 3 names it
+        except OSError as e:
+            missing.append(f"{utt} ({audio}): {e.strerror}")
+            continue
         if fault is not None:
             faults.append(f"{utt} ({audio}): {fault}")
+    if len(missing) < num:  # (where none is there, ESPnet's stage 3 says so at once)
+        faults += missing
     if faults:
         text = judge_faults(
             data_dir / "wav.scp",
-            "end too early",
+            "end too early, or are not there",
             faults,
             num,
             "copy the files again, or take the utterances out of the data directory "
@@ -123,15 +126,26 @@ def find_problems(data_dir: Path) -> list[str]:
         ids[name] = [utt for _, utt, _ in lines]
         if is_labelled:
             problems += find_disorder(path, lines, data_dir)
+            problems += [
+                f"{path}:{number}: {utt}: sclite takes ids apart at '(' and ')': give "
+                "it one without them"
+                for number, utt, _ in lines
+                if {*"()"} & {*utt}
+            ]
         if name == "wav.scp":
             problems += find_audio_problems(path, lines)
-    recordings = ids.get("segments") or ids["wav.scp"]
-    if is_labelled and not set(ids["text"]) & set(recordings):
-        problems.append(
-            f"{data_dir}: text and {'segments' if 'segments' in ids else 'wav.scp'} "
-            f"have no utterance in common: expected the same ids, found "
-            f"{ids['text'][:1]} and {recordings[:1]}"
-        )
+    source = "segments" if "segments" in ids else "wav.scp"
+    for name in ("text", "utt2spk"):
+        if name not in ids:
+            continue
+        for here, there in ((source, name), (name, source)):
+            lacking = sorted(set(ids[here]) - set(ids[there]))
+            if lacking:
+                problems.append(
+                    f"{data_dir / there}: {len(lacking)} utterances of {here} are not "
+                    f"in it: {', '.join(lacking[:3])}{', ...' * (len(lacking) > 3)}: "
+                    f"add them, or take them away: utils/fix_data_dir.sh {data_dir}"
+                )
     return problems
 
 

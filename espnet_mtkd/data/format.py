@@ -179,6 +179,11 @@ def apply_durations(
             for piece, path, num in cut_at_pauses(
                 utt, entries[utt], int(most), out_dir / "pieces"
             ):
+                if piece in entries:
+                    raise DataError(
+                        f"{out_dir}: a piece of {utt} would be called {piece}, as a "
+                        "recording is: rename one of them, or --cut_unlabelled false"
+                    )
                 kept[piece], lengths[piece] = str(path), num
                 num_pieces += 1
         logging.warning(
@@ -262,7 +267,7 @@ def find_pauses(energy: np.ndarray, num_samples: int, longest: int) -> list[int]
     """
     num_pieces = int(np.ceil(num_samples / (CUT_AT * longest)))
     quiet = np.convolve(energy, np.ones(SMOOTH) / SMOOTH, "same")
-    reach = int(SEARCH * longest / FRAME)
+    reach = max(1, int(SEARCH * longest / FRAME))
     cuts = []
     for k in range(1, num_pieces):
         ideal = round(k * num_samples / num_pieces / FRAME)

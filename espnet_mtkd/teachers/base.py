@@ -210,4 +210,10 @@ def check_files(config: TeacherConfig) -> None:
         raise ConfigError(
             f"teacher '{config.name}': path_or_url: no such file or directory: {path} "
             f"(looked from {Path.cwd()})"
+            + (
+                ": fetch it: python -m espnet_mtkd.bin.mtkd_fetch_whisper --model base "
+                f"(or tiny.en) --out_dir {path}"
+                if config.upstream == "whisper_local"
+                else ""
+            )
         )

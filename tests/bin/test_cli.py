@@ -204,7 +204,7 @@ def test_every_declared_option_of_mtkd_sh_is_used():
         (
             "./mtkd.sh --train_set a --valid_set b --test_sets c --expdir a:b",
             (2,),
-            "splits paths at ':'",
+            "--expdir: expected a name without spaces, quotes, ':'",
         ),
         (
             "./run.sh --budget tiny",

@@ -56,7 +56,7 @@ def test_tabs_part_ids_from_the_rest_as_spaces_do(tmp_path):
             r"text:2: utterance a stands .* twice",
         ),
         ("text", b"", "text: empty"),
-        ("text", b"c ONE\nd TWO\n", "no utterance in common"),
+        ("text", b"a ONE\nc TWO\n", "text: 1 utterances of wav.scp are not in it: b: "),
         ("utt2spk", None, "utt2spk: no such file.* awk"),
         ("wav_scp", b"b b.flac\na a.flac\n", "wav.scp:2: a is not in the order"),
         ("wav_scp", b"a\nb b.flac\n", "wav.scp:1: expected '<utterance> <audio file>'"),

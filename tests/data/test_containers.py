@@ -64,8 +64,14 @@ def test_stage_3_names_what_was_cut(tmp_path):
     data = (tmp_path / "bad.wav").read_bytes()
     (tmp_path / "bad.wav").write_bytes(data[:-400])
     scp = tmp_path / "wav.scp"
-    scp.write_text(f"p cat x |\nu1 {tmp_path}/good.wav\nu3 {tmp_path}/missing.wav\n")
+    scp.write_text(f"p cat x |\nu1 {tmp_path}/good.wav\n")
     check_ends(tmp_path)
+    scp.write_text(f"u1 {tmp_path}/good.wav\nu3 {tmp_path}/missing.wav\n")
+    with pytest.raises(DataError, match=r"u3 .*missing.wav\): No such file"):
+        check_ends(tmp_path)
     scp.write_text(f"u1 {tmp_path}/good.wav\nu2 {tmp_path}/bad.wav\n")
-    with pytest.raises(DataError, match=r"1 of 2 utterances end too early:\s+u2 .*cut"):
+    with pytest.raises(
+        DataError,
+        match=r"1 of 2 utterances end too early, or are not there:\s+u2 .*cut",
+    ):
         check_ends(tmp_path)

@@ -47,10 +47,15 @@ END
 )
 parse_options pass "$@"
 for name in "${options[@]}"; do
+    [[ ${name} = --* ]] || continue
+    name=${name%%=*}
+    name=--$(tr - _ <<< "${name#--}")
     case ${name} in
         --encoder | --seed) fail "${name}: the ladder's option is ${name}s" ;;
         --mtkd_tag | --mtkd_exp | --asr_tag | --asr_exp)
             fail "${name}: the ladder names its experiments itself" ;;
+        --asr_config | --kd_teacher_exp | --pseudo_labels | --teacher_mode)
+            fail "${name}: would be that of all rows, which are told apart by it: call mtkd.sh" ;;
     esac
 done
 for name in pretrain_epochs head_epochs finetune_epochs; do
@@ -58,6 +63,7 @@ for name in pretrain_epochs head_epochs finetune_epochs; do
         '' | 0 | *[!0-9]*) fail "--${name}: expected a number above 0, found '${!name}'" ;;
     esac
 done
+seeds=$(xargs -n 1 <<< "${seeds}" | awk '!seen[$0]++' | xargs)
 for e in ${encoders}; do
     case ${e} in
         conformer | contextual_block_conformer) ;;

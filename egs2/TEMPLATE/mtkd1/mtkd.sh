@@ -62,13 +62,48 @@ is_one_of() {  # <option> <values ...>
     fail "--${name}: expected $(printf '%s' "$1"; printf ' or %s' "${@:2}"), found '${!name}'"
 }
 is_number() {  # <option> <least>
-    [[ ${!1} =~ ^[0-9]+$ ]] && [ "${!1}" -ge "$2" ] \
+    [[ ${!1} =~ ^[0-9]{1,9}$ ]] && [ "$((10#${!1}))" -ge "$2" ] \
         || fail "--$1: expected a number from $2, found '${!1}'"
+    printf -v "$1" %s "$((10#${!1}))"
+}
+is_decimal() {  # <option>
+    [[ ${!1} =~ ^[0-9]*\.?[0-9]+$ ]] || fail "--$1: expected a number, found '${!1}'"
+}
+is_plain() {  # <option>: ESPnet's scripts take words apart at spaces
+    [[ ${!1} != *[[:space:]:*?\'\"\$]* ]] \
+        || fail "--$1: expected a name without spaces, quotes, ':', '*', '?' and '\$'," \
+            "found '${!1}'"
+}
+tidy_list() {  # <option>: its words once each, without './' before and '/' behind them
+    local word found=
+    for word in ${!1}; do
+        while [[ ${word} = ./* ]]; do word=${word#./}; done
+        while [[ ${word} = ?*/ ]]; do word=${word%/}; done
+        [[ " ${found} " = *" ${word} "* ]] || found+="${found:+ }${word}"
+    done
+    printf -v "$1" %s "${found}"
 }
 is_file() { [ -f "${!1}" ] || fail "--$1: no such file: ${!1}"; }  # <option>
 
+set -f  # a '*' in a value is no pattern
+for name in train_set valid_set test_sets unlabelled_sets expdir dumpdir kd_teacher_exp \
+    targets_dir paths_dir mtkd_exp asr_exp; do
+    tidy_list "${name}"
+done
+set +f
 for name in train_set valid_set test_sets; do
     [ -n "${!name}" ] || fail "--${name} is required"
+    for dset in ${!name}; do
+        [[ ${dset} =~ ^[A-Za-z0-9_.+-]+$ && ${dset} != org && ${dset} != unlabelled_* ]] \
+            || fail "--${name}: expected names of directories in data/, of letters, digits and" \
+                "'_', '.', '+', '-' (not 'org', nor 'unlabelled_...'), found '${dset}'"
+    done
+done
+for dset in ${unlabelled_sets}; do is_plain dset; done
+for name in train_set valid_set expdir dumpdir mtkd_tag mtkd_exp asr_tag asr_exp targets_dir \
+    paths_dir kd_teacher_exp kd_teacher_model teachers train_config asr_config lang \
+    inference_config inference_asr_model pretrained_checkpoint; do
+    is_plain "${name}"
 done
 if [ "${train_set}" = "${valid_set}" ] || [[ " ${test_sets} " = *" ${train_set} "* ]]; then
     fail "--train_set: expected a set of its own, found '${train_set}' among the others too"
@@ -81,7 +116,24 @@ is_one_of audio_format flac wav
 [[ ${channel} = mean || ${channel} =~ ^[0-9]+$ ]] \
     || fail "--channel: expected mean or a number from 0, found '${channel}'"
 for name in stage stop_stage ngpu seed; do is_number "${name}" 0; done
-for name in nj inference_nj num_nodes; do is_number "${name}" 1; done
+for name in nj inference_nj num_nodes nbpe; do is_number "${name}" 1; done
+for name in num_threads extract_nj; do
+    [ -z "${!name}" ] || is_number "${name}" 1
+done
+for name in min_wav_duration max_wav_duration unlabelled_ratio; do is_decimal "${name}"; done
+awk -v a="${min_wav_duration}" -v b="${max_wav_duration}" 'BEGIN { exit !(a < b) }' \
+    || fail "--max_wav_duration: expected more than --min_wav_duration ${min_wav_duration}," \
+        "found ${max_wav_duration}"
+for name in ${speed_perturb_factors}; do
+    [[ ${name} =~ ^[0-9]*\.?[0-9]+$ ]] || fail "--speed_perturb_factors: expected numbers," \
+        "separated by spaces, found '${speed_perturb_factors}'"
+done
+for name in ${skip_stages}; do
+    [[ ${name} =~ ^[1-9][0-9]?$ ]] || fail "--skip_stages: expected numbers of stages," \
+        "separated by spaces, found '${skip_stages}'"
+done
+is_one_of bpemode unigram bpe
+[ "${fs}" != 16000 ] || fs=16k
 : "${stream_decode:=$([ "${encoder}" = conformer ] && echo false || echo true)}"
 is_one_of stream_decode true false
 : "${asr_config:=conf/train_asr_${encoder}_transducer.yaml}"
@@ -103,9 +155,6 @@ fi
 if "${pseudo_labels}" && { [ -z "${kd_teacher_exp}" ] || [ -z "${unlabelled_sets}" ]; }; then
     fail "--pseudo_labels true needs --kd_teacher_exp and --unlabelled_sets"
 fi
-case ${expdir} in
-    *:*) fail "--expdir: ESPnet's --init_param splits paths at ':', found '${expdir}'" ;;
-esac
 if [ -z "${num_threads}" ]; then
     if [ "${ngpu}" -eq 0 ]; then num_threads=$(nproc); else num_threads=1; fi
 fi
@@ -165,6 +214,11 @@ if [ -z "${asr_tag}" ]; then
     asr_tag+=_${_tokens}${_sp}
 fi
 : "${asr_exp:=${expdir}/asr_${asr_tag}}"
+for name in mtkd_exp asr_exp; do
+    dset=${!name##*/}
+    [ "${#dset}" -le 230 ] || fail "${!name}: a name of ${#dset} characters, more than files may" \
+        "have: give a shorter one (--mtkd_tag, --asr_tag)"
+done
 
 asr_stats_dir=${expdir}/asr_stats_raw_${lang}_${_tokens}${_sp}
 # What stock ESPnet does not know runs through this package.
@@ -225,12 +279,12 @@ depends=(
     [text]="text:data/${train_set} text:data/${valid_set}"
     [unlabelled]="unlabelled_sets"
     [teacher]="kd_teacher_exp kd_teacher_model file:teacher_transducer:${kd_teacher_exp}/${kd_teacher_model}"
-    [1]="local_data_opts train_set valid_set test_sets files:scripts:local"
+    [1]="local_data_opts files:scripts:local sets:${dumpdir}/.done/1"
     [2]="speed_perturb_factors audio:data/${train_set} text:data/${train_set}"
     [4]="stage:audio stage:text"
     [5]="stage:4 lang token_type"
     [6]="stage:5 yaml:--asr_config:${stats_config}:frontend+frontend_conf"
-    [7]="stage:audio stage:unlabelled yaml:--teachers:${teachers}"
+    [7]="stage:audio stage:unlabelled yaml:--teachers:${teachers} weights:--teachers:${teachers}"
     [8]="stage:7 extract_args"
     [9]="stage:7 teacher_mode feats_normalize mtkd_args seed yaml:--train_config:${train_config}
         yaml:--asr_config:${asr_config}:frontend+frontend_conf+encoder+encoder_conf"
@@ -238,23 +292,24 @@ depends=(
     [11_pseudo]="stage:teacher stage:unlabelled stage:5 pseudo_args inference_args
         yaml:--inference_config:${inference_config}"
     [11_paths]="stage:teacher stage:5 paths_args"
-    [11]="stage:6 feats_normalize asr_args pseudo_labels seed yaml:--asr_config:${asr_config}"
+    [11]="stage:6 feats_normalize asr_args pseudo_labels seed yaml:--asr_config:${asr_config}
+        weights:--asr_config:${asr_config}"
     [12]="stage:11 inference_asr_model"
     [14]="stage:11 inference_asr_model inference_args yaml:--inference_config:${inference_config}
         license language lang pack_args"
     [15]="stage:14 hf_repo upload_args dry_run"
 )
 for dset in "${_sets[@]}"; do
-    depends[3_${dset}]="fs audio_format channel audio:data/${dset} text:data/${dset}"
+    depends[3_${dset}]="fs audio_format channel audio:data/${dset} text:data/${dset} speakers:data/${dset}"
 done
-depends[3.${train_set}]+=" speed_perturb_factors"
+depends[3_${train_set}]+=" speed_perturb_factors"
 for dset in ${test_sets}; do
     depends[4_${dset}]="stage:3_${dset} min_wav_duration"
     depends[12_${dset}]="stage:12 fs audio_format channel audio:data/${dset}
         inference_args yaml:--inference_config:${inference_config}"
-    depends[13_${dset}]="stage:12_${dset} text:data/${dset}"
+    depends[13_${dset}]="stage:12_${dset} text:data/${dset} speakers:data/${dset}"
     depends[12stream_${dset}]="stage:12 fs audio_format channel audio:data/${dset} stream_args"
-    depends[13stream_${dset}]="stage:12stream_${dset} text:data/${dset}"
+    depends[13stream_${dset}]="stage:12stream_${dset} text:data/${dset} speakers:data/${dset}"
     depends[14]+=" stage:13_${dset}"
     ! "${stream_decode}" || depends[14]+=" stage:13stream_${dset}"
 done
@@ -272,6 +327,14 @@ if [ -n "${kd_teacher_exp}" ]; then
     ! "${pseudo_labels}" || depends[11_paths]+=" stage:11_pseudo"
     depends[11]+=" stage:11_paths kd_args"
 fi
+
+output=([4]="${_train}/wav.scp")
+for dset in "${_sets[@]}"; do output[4_${dset}]=${dumpdir}/raw/${dset}/wav.scp; done
+output[3_${train_set}]=${dumpdir}/raw/org/${train_set}${_sp}/wav.scp
+output[3_${valid_set}]=${dumpdir}/raw/org/${valid_set}/wav.scp
+for dset in ${unlabelled_sets}; do
+    output[7_${dset}]=${dumpdir}/raw/unlabelled_${unlabelled_name[${dset}]}/wav.scp
+done
 
 # ======================== The stages ========================
 asr() {  # <stage of asr.sh> <further options ...>
@@ -321,16 +384,45 @@ format_set() {  # <set>
         "${valid_set}")
             asr 3 --skip_train true --eval_valid_set true --test_sets ""
             make_mono "${dumpdir}/raw/org/$1" ;;
-        *) asr 3 --skip_train true --test_sets "$1" ;;
+        *)
+            asr 3 --skip_train true --test_sets "$1"
+            rm -f "${dumpdir}/.done/4_train_"*"_valid_$1" ;;  # it was there as a validation set
     esac
 }
 # What was cut becomes a file that looks whole, so it is looked for before.
 check_ends() { [ ! -f "$1/wav.scp" ] || mtkd preflight --ends "$1"; }  # <data directory>
 make_mono() { mtkd format_audio --data_dir "$1" --channel "${channel}"; }  # <formatted set>
 
+# Says which utterances stage 4 took away, and why: at most ten.
+tell_left_out() {  # <formatted set>
+    local org=${dumpdir}/raw/org/$1 left
+    [ -f "${org}/utt2num_samples" ] && [ -f "${org}/text" ] || return 0
+    left=$(awk -v min="${min_wav_duration}" -v max="${max_wav_duration}" -v rate="${_rate}" '
+        FILENAME ~ /text$/ { if (NF > 1) has_text[$1] = 1; next }
+        FNR == 1 { files++ }
+        files == 1 { kept[$1] = 1; next }
+        { total++ }
+        !($1 in kept) {
+            why = "one more file lacks it"
+            if (!($1 in has_text)) why = "no text"
+            if ($2 <= min * rate) why = "not longer than --min_wav_duration"
+            if ($2 >= max * rate) why = "longer than --max_wav_duration"
+            if (++n <= 10) list = list sprintf("\n    %s (%.1f s): %s", $1, $2 / rate, why)
+        }
+        END { if (n) printf("%d of %d utterances are left out:%s%s", n, total, list, n > 10 ? "\n    ..." : "") }
+        ' "${org}/text" "${dumpdir}/raw/$1/wav.scp" "${org}/utt2num_samples")
+    [ -z "${left}" ] || log "Warning: $1: ${left}"
+}
+
 # Stage 4: ${dumpdir}/raw/org/<set> -> ${dumpdir}/raw/<set>
 remove_long_and_short() {
     asr 4
+    # Other pairs of training and validation set, and the latter as a test set, have one of
+    # these directories too: what they left there is gone.
+    rm -f "${dumpdir}/.done/4_train_"*"_valid_${valid_set}" "${dumpdir}/.done"/[34]_test_"${valid_set}" \
+        "${dumpdir}/.done/4_train_${train_set}${_sp}_valid_"*
+    tell_left_out "${_train##*/}"
+    tell_left_out "${valid_set}"
     mtkd preflight --asr_config "${asr_config}" \
         --lengths "${_train}/utt2num_samples" "${_valid}/utt2num_samples"
 }
@@ -634,7 +726,7 @@ check_gpus() {
 
 # ======================== Main stages start from here. ========================
 all_stages() {
-    local dset name
+    local dset name role
     local done_data=${dumpdir}/.done done_asr=${asr_exp}/.done
     run_stage 1 "${done_data}/1" "${dumpdir}" "data preparation: local/data.sh -> data" asr 1
     if ! "${planning}" && is_asked 3; then
@@ -645,24 +737,27 @@ all_stages() {
         "speed perturbation: data/${train_set} -> data/${train_set}_sp" perturb
     for dset in "${_sets[@]}"; do
         name=${dset}
+        role='test'
+        [ "${dset}" != "${valid_set}" ] || role=valid
         if [ "${dset}" = "${train_set}" ]; then
             ! "${skip_train}" || continue
             name+=${_sp}
+            role=train
         fi
-        run_stage "3_${dset}" "${done_data}/3_data_${name}" "${dumpdir}" \
+        run_stage "3_${dset}" "${done_data}/3_${role}_${name}" "${dumpdir}" \
             "format wav.scp: data/${name} -> ${dumpdir}/raw" format_set "${dset}"
     done
     if ! "${skip_train}"; then
-        run_stage 4 "${done_data}/4_${train_set}${_sp}_${valid_set}" "${dumpdir}" \
+        run_stage 4 "${done_data}/4_train_${train_set}${_sp}_valid_${valid_set}" "${dumpdir}" \
             "remove long/short data: ${dumpdir}/raw/org -> ${dumpdir}/raw" remove_long_and_short
     fi
     for dset in ${test_sets}; do
         [ "${dset}" != "${valid_set}" ] || continue
-        run_stage "4_${dset}" "${done_data}/4_${dset}" "${dumpdir}" \
+        run_stage "4_${dset}" "${done_data}/4_test_${dset}" "${dumpdir}" \
             "one channel, no short utterance: ${dumpdir}/raw/${dset}" prepare_test_set "${dset}"
     done
     if ! "${skip_train}"; then
-        run_stage 5 "${done_data}/5_${lang}_${_tokens}_${train_set}${_sp}" "${dumpdir}" \
+        run_stage 5 "${done_data}/5_${lang}_${_tokens}" "${dumpdir}" \
             "token list: ${dumpdir}/raw -> data" asr 5
     fi
     run_stage 6 "${asr_stats_dir}/.done" "${asr_stats_dir}" \
@@ -670,7 +765,7 @@ all_stages() {
         asr 10 --asr_config "${stats_config}" --asr_args "${stats_args}" --feats_normalize global_mvn
     for dset in ${unlabelled_sets}; do
         name=unlabelled_${unlabelled_name[${dset}]}
-        run_stage "7_${dset}" "${done_data}/3_${dset//\//_}" "${dumpdir}" \
+        run_stage "7_${dset}" "${done_data}/3_${name}" "${dumpdir}" \
             "format unlabelled audio: ${dset} -> ${dumpdir}/raw/${name}" format_unlabelled "${dset}"
     done
     local with=${unlabelled_sets:+_unlabelled}

@@ -9,12 +9,16 @@
 #     audio:<data directory>          its recordings: wav.scp, segments, size and time of
 #                                     each file, which utterances have text
 #     text:<data directory>           its text
+#     speakers:<data directory>       its utt2spk
+#     sets:<key file>                 the data sets, as long as they are there
 #     file:<label>:<file>             size and time of a file
 #     files:<label>:<folder>          the scripts in a folder
+#     weights:<label>:<YAML file>     size and time of the files at its path_or_url
 #     stage:<stage>                   all that this stage depends on
 # As a whole these are the fields of a stage, one a line: name, tab, value. They are written
 # where the stage ends well; a stage whose fields stand already has nothing to do.
 declare -A depends
+declare -A output  # of some: what a finished stage has left
 
 fields=()            # set by collect_fields
 declare -A seen      # stages whose fields are in it
@@ -23,7 +27,10 @@ declare -A data_memo # <data directory> -> its fields, found once
 digest() { sha256sum | cut -c 1-16; }
 digest_of() { echo "$(wc -l < "$1") lines, sha256 $(digest < "$1")"; }
 
-add_field() { fields+=("$1"$'\t'"$2"); }  # <name> <value>
+add_field() {  # <name> <value>
+    local value=${2//$'\t'/ }
+    fields+=("$1"$'\t'"${value//$'\n'/ }")
+}
 
 # All that a stage depends on -> the variable key, sorted.
 stage_key() {  # <stage>
@@ -42,19 +49,52 @@ collect_fields() {  # <stage>
         case ${kind} in
             stage) collect_fields "${label}" ;;
             yaml) add_yaml "${label}" "${rest}" "${keys}" ;;
-            audio | text) add_data "${kind}" "${label}" ;;
-            file) add_field "${label}" "$(stat -L -c '%s bytes of %y' "${rest}" 2> /dev/null || true)" ;;
+            audio | text | speakers) add_data "${kind}" "${label}" ;;
+            file) add_file "${label}" "${rest}" ;;
             files) add_scripts "${label}" "${rest}" ;;
-            *) add_field "--${kind}" "${!kind}" ;;
+            weights) add_weights "${label}" "${rest}" ;;
+            sets) add_field "data sets" "$(known_sets "${label}")" ;;
+            *)
+                add_field "--${kind}" "${!kind}"
+                [[ ${kind} != *_args ]] || add_files_in "--${kind}" "${!kind}" ;;
         esac
     done
+}
+
+add_file() {  # <label> <file>: its size and time, "" where it is not there
+    add_field "$1" "$(stat -L -c '%s bytes of %y' "$2" 2> /dev/null || true)"
+}
+add_files_in() {  # <label> <arguments>: a language model, say
+    local word
+    for word in ${2//=/ }; do
+        [ ! -f "${word}" ] || add_file "$1: ${word}" "${word}"
+    done
+}
+add_weights() {  # <label> <YAML file>
+    local path file
+    while read -r path; do
+        [ -e "${path}" ] || continue
+        while read -r file; do add_file "$1: ${file}" "${file}"; done \
+            < <(find -L "${path}" -maxdepth 1 -type f | LC_ALL=C sort)
+    done < <(sed -n -E "s/.*path_or_url: *[\"']?([^\"',}#]*[^\"',}# ]).*/\1/p" "$2" 2> /dev/null)
+}
+# The sets that stage 1 was run for; and those that are asked for now and not there.
+known_sets() {  # <key file>
+    local recorded name
+    recorded=$(sed -n 's/^data sets\t//p' "$1" 2> /dev/null || true)
+    for name in "${_sets[@]}"; do
+        [[ " ${recorded} " = *" ${name} "* ]] || [ -f "data/${name}/wav.scp" ] \
+            || recorded+="${recorded:+ }${name}"
+    done
+    echo "${recorded}"
 }
 
 # A field for each top-level key (or item) of a YAML file, without comments.
 add_yaml() {  # <label> <file> <keys, or nothing for all>
     local line
     while IFS= read -r line; do fields+=("${line}"); done < <(
-        [ ! -f "$2" ] || sed -e 's/[[:space:]]*#.*//' -e '/^[[:space:]]*$/d' "$2" \
+        [ ! -f "$2" ] || sed -E -e "/[\"']/!s/(^|[[:space:]])#.*\$//" -e '/^[[:space:]]*(#|$)/d' \
+            -e '/^(---|\.\.\.)[[:space:]]*$/d' -e 's/[[:space:]]+$//' "$2" \
             | awk -v label="$1" -v keys="+$3+" '
                 function flush() {
                     if (name != "" && (keys == "++" || index(keys, "+" name "+")))
@@ -64,7 +104,12 @@ add_yaml() {  # <label> <file> <keys, or nothing for all>
                     flush()
                     value = $0
                     name = "item " ++items
-                    if ($0 !~ /^-/) { name = $0; sub(/:.*/, "", name); sub(/^[^:]*: */, "", value) }
+                    if ($0 !~ /^-/) {
+                        name = $0
+                        sub(/:.*/, "", name)
+                        gsub(/["\047 \t]/, "", name)
+                        sub(/^[^:]*:[ \t]*/, "", value)
+                    }
                     next
                 }
                 { value = value " /" $0 }
@@ -75,12 +120,10 @@ add_yaml() {  # <label> <file> <keys, or nothing for all>
 # Scripts of the recipe, without what an editor leaves and what only sets the environment.
 add_scripts() {  # <label> <folder>
     local file
-    for file in "$2"/*.sh "$2"/*.py "$2"/*.pl; do
-        case ${file##*/} in
-            '*'* | .* | path.sh | cmd.sh) ;;
-            *) add_field "$1: ${file}" "$(digest_of "${file}")" ;;
-        esac
-    done
+    while read -r file; do
+        add_field "$1: ${file}" "$(digest_of "${file}")"
+    done < <(find -L "$2" -type f \( -name '[!.]*.sh' -o -name '[!.]*.py' -o -name '[!.]*.pl' \) \
+        ! -path "$2/path.sh" ! -path "$2/cmd.sh" | LC_ALL=C sort)
 }
 
 add_data() {  # <audio or text> <data directory>
@@ -88,9 +131,9 @@ add_data() {  # <audio or text> <data directory>
     [ -n "${data_memo[$2]:-}" ] || data_memo[$2]=$(data_fields "$2")
     while IFS= read -r line; do
         case $1:${line} in
-            text:"$2/text"$'\t'*) fields+=("${line}") ;;
-            text:*) ;;
-            audio:"$2/text"$'\t'*) ;;
+            text:"$2/text"$'\t'* | speakers:"$2/utt2spk"$'\t'*) fields+=("${line}") ;;
+            text:* | speakers:*) ;;
+            audio:"$2/text"$'\t'* | audio:"$2/utt2spk"$'\t'*) ;;
             audio:?*) fields+=("${line}") ;;
         esac
     done <<< "${data_memo[$2]}"
@@ -98,23 +141,29 @@ add_data() {  # <audio or text> <data directory>
 
 # A directory that is gone is as it was when it was formatted.
 data_fields() {  # <data directory>
-    local dir=$1 name
+    local dir=$1 name recorded states
+    recorded=$(cat "${dumpdir}"/.done/3_* 2> /dev/null | grep "^${dir}/" | LC_ALL=C sort -u || true)
     if [ ! -f "${dir}/wav.scp" ]; then
-        cat "${dumpdir}/.done/3_${dir//\//_}"{,_sp} 2> /dev/null | grep "^${dir}/" || true
+        echo "${recorded}"
         return 0
     fi
-    for name in wav.scp segments text; do
+    for name in wav.scp segments text utt2spk; do
         [ ! -f "${dir}/${name}" ] \
             || printf '%s\t%s\n' "${dir}/${name}" "$(digest_of "${dir}/${name}")"
     done
     [ ! -f "${dir}/text" ] || printf '%s\t%s\n' "${dir}/text, utterances" \
         "$(awk 'NF > 1 { print $1 }' "${dir}/text" | digest)"
-    # Paths, and what in a pipe may be one.
-    printf '%s\t%s\n' "${dir}/wav.scp, its files" "$(
-        sed -E 's/^[^[:space:]]+[[:space:]]+//' "${dir}/wav.scp" \
-            | awk '{ print } /\|[ \t]*$/ { gsub(/[ \t|<]+/, "\n"); print }' | sort -u \
-            | { xargs -r -d '\n' stat -L -c '%n %s %.9Y' 2> /dev/null || true; } | digest
-    )"
+    # Paths, without an offset, and what in a pipe may be one.
+    states=$(
+        sed -E -e 's/^[^[:space:]]+[[:space:]]+//' -e 's/:[0-9]+$//' "${dir}/wav.scp" \
+            | awk '{ print } /\|[ \t]*$/ { gsub(/[ \t|<"\047]+/, "\n"); print }' | sort -u \
+            | { xargs -r -d '\n' stat -L -c '%n %s %.9Y' 2> /dev/null || true; }
+    )
+    if [ -z "${states}" ]; then  # all removed, now that they are formatted?
+        grep "^${dir}/wav.scp, its files" <<< "${recorded}" || true
+    else
+        printf '%s\t%s\n' "${dir}/wav.scp, its files" "$(digest <<< "${states}")"
+    fi
 }
 
 # Names of fields that differ, with both values: at most three.
@@ -127,7 +176,7 @@ differing_fields() {  # <old> <new>
                 name = order[i]
                 is_old = (name in old)
                 is_new = (name in new)
-                if (is_old && is_new && old[name] == new[name]) continue
+                if (is_old && is_new && old[name] "" == new[name] "") continue
                 if (++found > 3) { printf "; and others"; exit }
                 printf("%s%s: was %s, is %s", (found > 1 ? "; " : ""), name, shown(old, is_old, name), shown(new, is_new, name))
             }
@@ -154,7 +203,8 @@ lock() {  # <directory> <wait or refuse>
                 "one another name (--mtkd_tag, --asr_tag)"
         fi
         log "$1: another run is at it (${holder}): waiting for it"
-        flock "${fd}"
+        flock "${fd}" &  # (in the background: so a signal ends this)
+        wait "$!"
     fi
     echo "host $(uname -n), pid $$, since $(date '+%Y-%m-%d %H:%M:%S')" > "${file}"
     lock_of[${file}]=${fd}
@@ -181,10 +231,10 @@ run_stage() {  # <stage> <key file> <directory to lock> <title> <function> <argu
     is_asked "${number}" || return 0
     [ "${where}" != "${mtkd_exp}" ] && [ "${where}" != "${asr_exp}" ] || how=refuse
     stage_key "${id}"
-    why=$(reason_to_run "${number}" "${file}")
+    why=$(reason_to_run "${number}" "${file}" "${id}")
     if [ -n "${why}" ] && ! "${planning}"; then
         lock "${where}" "${how}"
-        why=$(reason_to_run "${number}" "${file}")  # whoever had it may have ended it
+        why=$(reason_to_run "${number}" "${file}" "${id}")  # whoever had it may have ended it
     fi
     if [ -n "${why}" ] && "${data_is_there}"; then
         case ${id} in
@@ -212,9 +262,11 @@ run_stage() {  # <stage> <key file> <directory to lock> <title> <function> <argu
     fi
     "${planning}" || unlock "${where}"
 }
-reason_to_run() {  # <number> <key file>: nothing, where the stage is finished
+reason_to_run() {  # <number> <key file> <stage>: nothing, where the stage is finished
     if [ ! -f "$2" ]; then
         echo "not finished yet"
+    elif [ -n "${output[$3]:-}" ] && [ ! -e "${output[$3]}" ]; then
+        echo "its result is gone: ${output[$3]}"
     elif "${force}"; then
         echo "--force true"
     elif is_given stage && [ "${stage}" = "$1" ]; then
