@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -123,17 +124,29 @@ def test_config_yaml_stands_on_its_own(stage1, encoder, monkeypatch, tmp_path):
 
 
 def test_first_two_epochs_and_the_resumed_third_are_three_epochs(
-    stage1, stage1_command, two_teachers, tmp_path
+    stage1_command, two_teachers, tmp_path
 ):
-    run = stage1("conformer")
-    config = builders.mtkd_config(max_epoch=3)
-    main(stage1_command(tmp_path / "straight", two_teachers, config=config))
+    """Each training in a process of its own, as a training is resumed."""
+
+    def train(name: str, max_epoch: int, extra=()):
+        config = builders.mtkd_config(max_epoch=max_epoch)
+        words = stage1_command(
+            tmp_path / name, two_teachers, config=config, extra=extra
+        )
+        command = [sys.executable, "-m", "espnet_mtkd.bin.mtkd_train", *words]
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run(command, check=True, capture_output=True, env=env)
+        return tmp_path / name
+
+    first_two = train("first_two", 2)
+    train("straight", 3)
     resumed = tmp_path / "resumed"
-    shutil.copytree(run.exp, resumed)
-    extra = ["--resume", "true"]
-    main(stage1_command(resumed, two_teachers, config=config, extra=extra))
+    shutil.copytree(first_two, resumed)
+    train("resumed", 3, ["--resume", "true"])
     first = (resumed / "2epoch.pth").stat().st_mtime_ns
-    assert first == (run.exp / "2epoch.pth").stat().st_mtime_ns  # copied, not made anew
+    assert (
+        first == (first_two / "2epoch.pth").stat().st_mtime_ns
+    )  # copied, not made anew
     assert report.read_curve(resumed, "valid")[0] == [1, 2, 3]
     straight, resumed = (
         load(tmp_path / name / "3epoch.pth") for name in ("straight", "resumed")
