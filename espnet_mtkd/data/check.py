@@ -5,12 +5,11 @@ import re
 import shutil
 from pathlib import Path
 
-from espnet_mtkd.data.audio import judge_faults
+from espnet_mtkd.data.audio import NUM_NAMED, judge_faults
 from espnet_mtkd.data.containers import find_cut
 from espnet_mtkd.data.kaldi import numbered_lines
 from espnet_mtkd.errors import DataError
 
-NUM_NAMED = 10  # lines that a message shows
 # What libsndfile, by which ESPnet reads audio, does not know
 NEEDS_PIPE = {".m4a", ".mp4", ".aac", ".wma", ".webm", ".mkv", ".amr", ".3gp"}
 TOOLS = {

@@ -10,11 +10,11 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from espnet_mtkd.data.audio import BLOCK
 from espnet_mtkd.data.kaldi import read_lengths, read_wav_scp
 from espnet_mtkd.errors import ConfigError, DataError
 from espnet_mtkd.files import write_atomically
 
-BLOCK = 1 << 20  # samples that are read at a time
 FRAME = 160  # samples over which a pause is looked for
 SMOOTH = 20  # frames that a pause should last
 CUT_AT = 0.78  # of the longest duration: about as long pieces become

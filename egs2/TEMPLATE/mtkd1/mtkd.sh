@@ -729,9 +729,9 @@ all_stages() {
     local dset name role
     local done_data=${dumpdir}/.done done_asr=${asr_exp}/.done
     run_stage 1 "${done_data}/1" "${dumpdir}" "data preparation: local/data.sh -> data" asr 1
-    if ! "${planning}" && is_asked 3; then
+    if "${has_run}"; then  # the data directories are new
         data_memo=()
-        check_files
+        ! is_asked 3 || check_files
     fi
     run_stage 2 "${done_data}/2_${train_set}" "${dumpdir}" \
         "speed perturbation: data/${train_set} -> data/${train_set}_sp" perturb

@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2154  # the options, and what mtkd.sh makes of them
+# shellcheck shell=bash disable=SC2034,SC2154  # mtkd.sh reads and sets them
 # How mtkd.sh runs a stage: what its result depends on, whether that has changed, who else
 # is at it, and what is shown meanwhile. mtkd.sh sources it.
 
@@ -219,6 +219,7 @@ unlock() {  # <directory>
 
 # ======================== A stage ========================
 planning=false      # say what would run, and run nothing
+has_run=false       # whether the last stage had something to do
 data_is_there=true  # false while planning, where stage 1 has yet to make it
 is_asked() {  # <number>: whether the options let it run
     [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ] \
@@ -228,6 +229,7 @@ is_asked() {  # <number>: whether the options let it run
 run_stage() {  # <stage> <key file> <directory to lock> <title> <function> <arguments ...>
     local id=$1 file=$2 where=$3 title=$4 number=${1%%[!0-9]*} why how=wait begin
     shift 4
+    has_run=false
     is_asked "${number}" || return 0
     [ "${where}" != "${mtkd_exp}" ] && [ "${where}" != "${asr_exp}" ] || how=refuse
     stage_key "${id}"
@@ -254,6 +256,7 @@ run_stage() {  # <stage> <key file> <directory to lock> <title> <function> <argu
         mkdir -p "$(dirname "${file}")"
         rm -f "${file}"  # until it has ended well
         run_child "$@"
+        has_run=true
         echo "${key}" > "${file}.tmp"
         mv "${file}.tmp" "${file}"
         mkdir -p "${expdir}"
