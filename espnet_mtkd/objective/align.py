@@ -1,5 +1,7 @@
 """Bring teacher frames to the student's frame rate."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -12,23 +14,40 @@ MAX_FRAME_DIFFERENCE = 1  # student frames
 class FrameAligner:
     """Teacher frames (B, T_t, E) -> targets on student frames (B, T_s, R, E).
 
-    With `concat` a student frame predicts each of the `R` teacher frames that begin
-    within it (R = 2 for 50 -> 25 Hz); `mean` averages them; `linear` interpolates
-    between teacher frames, the only one for a rate with no integer ratio.
+    Frame j of a teacher stands for the audio around its centre, sample
+    teacher_shift * j + teacher_centre, and the student's frame t likewise. With
+    `concat` a student frame predicts R = student_shift / teacher_shift teacher frames
+    in a row (R = 2 for 50 -> 25 Hz), those whose middle lies nearest to its own centre;
+    `mean` averages them; `linear` interpolates between the teacher's centres, the only
+    one for a rate with no integer ratio. Before the first and behind the last teacher
+    frame these are repeated; what lies behind is no valid frame.
 
     Args:
         teacher_shift: samples between teacher frames.
         student_shift: samples between student frames.
         method: one of `METHODS`.
+        teacher_centre, student_centre: samples from the beginning of the audio to the
+            middle of frame 0; None: half a shift, as if each frame heard just its own
+            shift.
 
     Attributes:
         num_per_frame: R, target vectors per student frame.
+        first: teacher frame with which student frame 0 begins (`concat`, `mean`).
+        offset: samples by which the middle of a student frame's targets lies behind the
+            student frame's; 0 with `linear`.
 
     Raises:
         ConfigError: unknown method, or one that the two rates do not allow.
     """
 
-    def __init__(self, teacher_shift: int, student_shift: int, method: str = "concat"):
+    def __init__(
+        self,
+        teacher_shift: int,
+        student_shift: int,
+        method: str = "concat",
+        teacher_centre: float | None = None,
+        student_centre: float | None = None,
+    ):
         if method not in METHODS:
             raise ConfigError(f"align: expected one of {METHODS}, found '{method}'")
         whole = student_shift % teacher_shift == 0
@@ -41,6 +60,17 @@ class FrameAligner:
         self.method = method
         self.ratio = student_shift / teacher_shift
         self.num_per_frame = int(self.ratio) if method == "concat" else 1
+        if teacher_centre is None:
+            teacher_centre = teacher_shift / 2
+        if student_centre is None:
+            student_centre = student_shift / 2
+        # Teacher frames from the centre of teacher frame 0 to that of student frame 0.
+        self._start = (student_centre - teacher_centre) / teacher_shift
+        self.first, self.offset = 0, 0.0
+        if method != "linear":
+            to_middle = (self.ratio - 1) / 2  # from the first of R frames
+            self.first = math.floor(self._start - to_middle + 0.5)
+            self.offset = (self.first + to_middle - self._start) * teacher_shift
 
     def __call__(self, target_BTE, lengths_B, num_student_frames: int):
         """Align one batch.
@@ -58,24 +88,24 @@ class FrameAligner:
         if self.method == "linear":
             return self._interpolate(target_BTE, lengths_B, T_s)
         r = round(self.ratio)
-        need = T_s * r
-        if need > T:
-            target_BTE = F.pad(target_BTE, (0, 0, 0, need - T))
-        out = target_BTE[:, :need].reshape(B, T_s, r, E)
+        index = torch.arange(T_s * r, device=target_BTE.device) + self.first
+        if T == 0:
+            target_BTE = F.pad(target_BTE, (0, 0, 0, 1))
+        out = target_BTE[:, index.clamp(0, max(T - 1, 0))].reshape(B, T_s, r, E)
         if self.method == "mean":
             out = out.mean(2, keepdim=True)
-        return out, (lengths_B // r).clamp(max=T_s)
+        num_valid = (lengths_B - self.first).div(r, rounding_mode="floor")
+        return out, num_valid.clamp(0, T_s) * (lengths_B > 0)
 
     def _interpolate(self, target_BTE, lengths_B, T_s: int):
-        # The middle of student frame t lies at (t + 0.5) * ratio - 0.5 teacher frames.
-        t = torch.arange(T_s, device=target_BTE.device, dtype=torch.float32)
-        pos = ((t + 0.5) * self.ratio - 0.5)[None].expand(len(lengths_B), -1)
+        t = torch.arange(T_s, device=target_BTE.device, dtype=torch.float64)
+        pos = (t * self.ratio + self._start)[None].expand(len(lengths_B), -1)
         last = (lengths_B - 1).clamp(min=0)[:, None].to(pos)
-        valid = (pos >= 0) & (pos <= last) | (t[None] == 0)
+        valid = (pos <= last) | (t[None] == 0)
         pos = torch.minimum(pos.clamp(min=0), last)
         left = pos.floor().long()
         right = torch.minimum(left + 1, last.long())
-        frac = (pos - left)[..., None]
+        frac = (pos - left)[..., None].float()
 
         def take(index):
             index = index[..., None].expand(-1, -1, target_BTE.size(2))

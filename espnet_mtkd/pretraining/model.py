@@ -13,7 +13,7 @@ from espnet_mtkd.objective.align import FrameAligner
 from espnet_mtkd.objective.heads import PredictionHead
 from espnet_mtkd.objective.losses import CodebookLoss, EmbeddingLoss
 from espnet_mtkd.objective.normalize import Standardizer
-from espnet_mtkd.student.frames import measure_frame_shift
+from espnet_mtkd.student.frames import FrameGrid
 from espnet_mtkd.targets.quantizer import CODEBOOK_SIZE
 
 
@@ -34,6 +34,12 @@ class ESPnetMTKDModel(AbsESPnetModel):
         target_delay: student frames; frame t + delay predicts what the teachers say of
             frame t, so a streaming student may have heard that much more of the future.
         extract_feats_in_collect_stats: ESPnet's option of that name.
+
+    Attributes:
+        frames: `FrameGrid`, where the encoder's frames lie in the audio.
+
+    Raises:
+        ConfigError: see `FrameGrid.of` and `FrameAligner`.
     """
 
     def __init__(
@@ -58,9 +64,15 @@ class ESPnetMTKDModel(AbsESPnetModel):
         self.loss = loss
         self.target_delay = target_delay
         self.extract_feats_in_collect_stats = extract_feats_in_collect_stats
-        self.frame_shift = measure_frame_shift(frontend, encoder)
+        self.frames = FrameGrid.of(frontend, encoder)
         self.aligners = {
-            spec.name: FrameAligner(spec.frame_shift, self.frame_shift, align)
+            spec.name: FrameAligner(
+                spec.frame_shift,
+                self.frames.shift,
+                align,
+                spec.frame_centre,
+                self.frames.centre,
+            )
             for spec in teachers.targets
         }
         self.standardizers = nn.ModuleDict(

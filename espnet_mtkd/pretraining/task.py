@@ -28,7 +28,7 @@ from espnet_mtkd.student.build import (
     normalize_choices,
     specaug_choices,
 )
-from espnet_mtkd.student.frames import describe_latency
+from espnet_mtkd.student.frames import describe_alignment, describe_latency
 from espnet_mtkd.targets.teacher import CachedTeacher
 from espnet_mtkd.teachers.base import parse_teachers
 from espnet_mtkd.teachers.memory import TargetMemory
@@ -158,9 +158,14 @@ class MTKDTask(AbsTask):
             target_delay=args.target_delay,
         )
         logging.info(
-            "student: %s",
-            describe_latency(encoder, model.frame_shift, args.target_delay),
+            "student: %s", describe_latency(encoder, model.frames, args.target_delay)
         )
+        for spec in teachers.targets:
+            logging.info(
+                "target %s: %s",
+                spec.name,
+                describe_alignment(spec, model.frames, model.aligners[spec.name]),
+            )
         if args.init is not None:
             initialize(model, args.init)
         return model

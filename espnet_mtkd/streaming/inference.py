@@ -10,6 +10,7 @@ from espnet_mtkd.streaming.frontend import StreamingFrontend
 from espnet_mtkd.streaming.hypotheses import count_stable, sort_beam
 from espnet_mtkd.streaming.search import build_search
 from espnet_mtkd.streaming.stream import Segment, Stream, check_samples
+from espnet_mtkd.student.frames import FrameGrid
 
 OVERLAP = 0.5  # s before a cut that the next segment hears again, at most
 
@@ -92,7 +93,7 @@ class Speech2TextStreamingTransducer:
             token_type or args.token_type, bpemodel or args.bpemodel
         )
         self.nbest = nbest
-        self.frame_shift = self.encoder.subsampling * self.frontend.hop_length
+        self.frame_shift = FrameGrid.of(model.frontend, model.encoder).shift
         self.piece = self.encoder.hop_size * self.frame_shift  # samples fed at once
         frames_per_second = self.sample_rate / self.frame_shift
         if not endpoint_silence > 0:

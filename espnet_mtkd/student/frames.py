@@ -1,20 +1,123 @@
-"""When a student's frames are: their shift, and how far they are behind the audio."""
+"""When an encoder's frames are: their shift, their middle, how far behind the audio."""
+
+import dataclasses
 
 import torch
+from torch import nn
+
+from espnet_mtkd.errors import ConfigError
+
+SAMPLES_PER_MS = 16
+SHORTEST = 16000  # samples from which on frames are counted
+PERIODS = 8  # frames between the two lengths that are compared
 
 
-def describe_latency(encoder, frame_shift: int, target_delay: int) -> str:
+@dataclasses.dataclass(frozen=True)
+class FrameGrid:
+    """Where a student's frames lie; all in samples at 16 kHz.
+
+    Frame t of the encoder is computed from a window of audio whose middle is sample
+    `shift * t + centre`. Both follow from the front end's hop and from kernel and
+    stride of the convolutions behind it (receptive field arithmetic: Araujo et al.,
+    Distill 2019, doi:10.23915/distill.00021).
+
+    Attributes:
+        hop: between two feature frames.
+        half_window: half of the short-time transform, on both sides of a feature frame.
+        first: middle of the first feature frame.
+        convolutions: (kernel, stride) in time, the one that hears features first.
+    """
+
+    hop: int
+    half_window: int
+    first: int
+    convolutions: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, frontend: nn.Module, encoder: nn.Module) -> "FrameGrid":
+        """The grid of ESPnet's default front end and an encoder of its.
+
+        Raises:
+            ConfigError: a front end or input layer whose frames are not known.
+        """
+        stft = getattr(frontend, "stft", None)
+        if stft is None:
+            raise ConfigError(
+                "frontend: expected ESPnet's 'default' with its short-time transform, "
+                f"found {type(frontend).__name__}: its frames cannot be placed in time"
+            )
+        layers = list(encoder.embed.modules()) if encoder.embed is not None else []
+        known = [x for x in layers if isinstance(x, nn.Conv2d)]
+        other = [x for x in layers if isinstance(x, (nn.Embedding, nn.Conv1d))]
+        if other or any(conv.padding[0] for conv in known):
+            raise ConfigError(
+                "encoder_conf.input_layer: expected convolutions over features without "
+                f"padding (conv2d, conv2d6, ...) or linear, found {encoder.embed}"
+            )
+        half_window = stft.n_fft // 2
+        return cls(
+            hop=stft.hop_length,
+            half_window=half_window,
+            first=0 if stft.center else half_window,
+            convolutions=tuple((c.kernel_size[0], c.stride[0]) for c in known),
+        )
+
+    @property
+    def shift(self) -> int:
+        """Samples between two frames."""
+        shift = self.hop
+        for _, stride in self.convolutions:
+            shift *= stride
+        return shift
+
+    @property
+    def num_features(self) -> int:
+        """Feature frames that one frame is computed from."""
+        num = 1
+        for kernel, stride in reversed(self.convolutions):
+            num = (num - 1) * stride + kernel
+        return num
+
+    @property
+    def centre(self) -> float:
+        """Sample in the middle of what frame 0 is computed from."""
+        return self.first + self.hop * (self.num_features - 1) / 2
+
+    @property
+    def min_samples(self) -> int:
+        """Of an utterance; shorter ones are less than a frame."""
+        last = self.first + self.hop * (self.num_features - 1)
+        # The second: what the short-time transform mirrors at an utterance's ends.
+        return max(last + self.first, self.half_window + 1)
+
+    def num_valid_frames(self, num_samples):
+        """Frames whose features saw only real audio, whatever the padding.
+
+        Args:
+            num_samples: (B,) tensor.
+
+        Returns:
+            (B,) tensor of frames.
+        """
+        num = (num_samples - self.half_window - self.first) // self.hop + 1
+        for kernel, stride in self.convolutions:
+            num = (num - kernel) // stride + 1
+        return num.clamp(min=0)
+
+
+def describe_latency(encoder, grid: FrameGrid, target_delay: int) -> str:
     """How far behind the audio a student is, as a line for the log.
 
     Args:
         encoder: ESPnet's, contextual-block or other.
-        frame_shift: samples between its frames.
+        grid: of its frames.
         target_delay: frames.
     """
-    ms = frame_shift / 16
+    ms = grid.shift / SAMPLES_PER_MS
+    frame = f"one frame each {ms:g} ms, the first around {_ms(grid.centre)}"
     delay = f"target delay {target_delay} frames ({target_delay * ms:g} ms)"
     if not getattr(encoder, "block_size", 0):
-        return f"one frame each {ms:g} ms, hears the whole utterance; {delay}"
+        return f"{frame}, hears the whole utterance; {delay}"
     parts = ", ".join(
         f"{name} {num} frames ({num * ms:g} ms)"
         for name, num in (
@@ -26,23 +129,78 @@ def describe_latency(encoder, frame_shift: int, target_delay: int) -> str:
     # The first frame of a hop waits for the rest of it, the last for none.
     least = (encoder.look_ahead + target_delay) * ms
     most = least + (encoder.hop_size - 1) * ms
+    return f"{frame}, {parts}; {delay}: {least:g} to {most:g} ms in all"
+
+
+def describe_alignment(target, grid: FrameGrid, aligner) -> str:
+    """Which of a teacher's frames a student frame predicts, as a line for the log.
+
+    Args:
+        target: `TargetSpec`.
+        grid: of the student.
+        aligner: `FrameAligner` of the two.
+    """
+    shift = target.frame_shift / SAMPLES_PER_MS
+    frame = f"one frame each {shift:g} ms, the first around {_ms(target.frame_centre)}"
+    if aligner.method == "linear":
+        return f"{frame}; interpolated at the student's"
+    r = grid.shift // target.frame_shift
+    which = [f"{r} t {first:+d}" for first in (aligner.first, aligner.first + r - 1)]
+    if r == 1:
+        which = which[:1]
     return (
-        f"one frame each {ms:g} ms, {parts}; {delay}: {least:g} to {most:g} ms in all"
+        f"{frame}; student frame t predicts {' to '.join(which)}, whose middle is "
+        f"{_ms(aligner.offset)} behind its own"
     )
+
+
+def _ms(samples: float) -> str:
+    return f"{samples / SAMPLES_PER_MS:.1f} ms"
 
 
 @torch.no_grad()
 def measure_frame_shift(frontend, encoder, preencoder=None, device="cpu") -> int:
-    """Samples between two encoder frames, found by running 1 s and 3 s of noise."""
+    """Samples between two frames of any front end and encoder of ESPnet, exactly.
+
+    The least lengths that give c and c + 8 frames, both found by bisection, lie eight
+    shifts apart.
+
+    Raises:
+        ConfigError: that is no whole number of samples.
+    """
     modules = [m for m in (frontend, preencoder, encoder) if m is not None]
     were_training = [m.training for m in modules]
-    frames = []
-    for num_samples in (16000, 48000):
+    for module in modules:
+        module.eval()
+
+    def count(num_samples: int) -> int:
         x = torch.linspace(-1, 1, num_samples, device=device)[None].sin()
         lengths = torch.tensor([num_samples], device=device)
         for module in modules:
-            x, lengths, *_ = module.eval()(x, lengths)
-        frames.append(int(lengths[0]))
+            x, lengths, *_ = module(x, lengths)
+        return int(lengths[0])
+
+    def least(num_frames: int, too_few: int) -> int:
+        step = 640
+        while count(too_few + step) < num_frames:
+            too_few, step = too_few + step, 2 * step
+        enough = too_few + step
+        while enough - too_few > 1:
+            middle = (too_few + enough) // 2
+            if count(middle) < num_frames:
+                too_few = middle
+            else:
+                enough = middle
+        return enough
+
+    first = count(SHORTEST) + 1
+    begin = least(first, SHORTEST)
+    shift, rest = divmod(least(first + PERIODS, begin) - begin, PERIODS)
     for module, was_training in zip(modules, were_training, strict=True):
         module.train(was_training)
-    return round(32000 / (frames[1] - frames[0]))
+    if rest:
+        raise ConfigError(
+            "the encoder's frames do not follow one another at a whole number of "
+            f"samples: {PERIODS} of them take {PERIODS * shift + rest} samples"
+        )
+    return shift

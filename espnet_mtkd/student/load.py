@@ -23,6 +23,7 @@ from espnet_mtkd.student.build import (
     frontend_choices,
     normalize_choices,
 )
+from espnet_mtkd.student.frames import FrameGrid
 from espnet_mtkd.student.locate import find_files
 from espnet_mtkd.student.weights import compare_keys, read_weights
 
@@ -71,8 +72,12 @@ class Student(nn.Module):
     Args:
         frontend, normalize, encoder: ESPnet's, as `build_student` gives them.
 
+    Raises:
+        ConfigError: see `FrameGrid.of`.
+
     Attributes:
         dim: D, of the embeddings.
+        frames: `FrameGrid`, where the frames lie in the audio.
         frame_shift: samples (16 kHz) between two frames.
         num_layers: hidden states that `layers=True` gives.
         min_samples: of an utterance; shorter ones are less than a frame.
@@ -88,20 +93,9 @@ class Student(nn.Module):
         self.encoder = encoder
         self.dim = encoder.output_size()
         self.num_layers = len(encoder.encoders) + 1
-        # Kernel and stride in time of the convolutions before the first block.
-        self._convolutions = [
-            (module.kernel_size[0], module.stride[0])
-            for module in encoder.embed.modules()
-            if isinstance(module, nn.Conv2d)
-        ]
-        self._hop = frontend.hop_length
-        self._half_window = frontend.stft.n_fft // 2
-        self.frame_shift, num_feats = self._hop, 1
-        for kernel, stride in reversed(self._convolutions):
-            self.frame_shift *= stride
-            num_feats = (num_feats - 1) * stride + kernel
-        # The second: what the short-time transform mirrors at an utterance's ends.
-        self.min_samples = max((num_feats - 1) * self._hop, self._half_window + 1)
+        self.frames = FrameGrid.of(frontend, encoder)
+        self.frame_shift = self.frames.shift
+        self.min_samples = self.frames.min_samples
 
     def forward(
         self, wav_BN, lengths_B=None, *, layers=False, sample_rate: int = SAMPLE_RATE
@@ -163,10 +157,7 @@ class Student(nn.Module):
         Returns:
             (B,) tensor of frames.
         """
-        num = (num_samples - self._half_window) // self._hop + 1
-        for kernel, stride in self._convolutions:
-            num = (num - kernel) // stride + 1
-        return num.clamp(min=0)
+        return self.frames.num_valid_frames(num_samples)
 
 
 def check_batch(wav_BN, lengths_B, min_samples: int, sample_rate: int = SAMPLE_RATE):

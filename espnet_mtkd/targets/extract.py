@@ -136,6 +136,7 @@ def stored_targets(teacher, codebooks) -> list[StoredTarget]:
             layer=spec.layer,
             dim=spec.dim,
             frame_shift=spec.frame_shift,
+            frame_centre=spec.frame_centre,
             num_channels=spec.dim
             if codebooks is None
             else codebooks[spec.name].num_codebooks,

@@ -41,6 +41,8 @@ class StoredTarget:
         frame_shift: samples (16 kHz) between two frames.
         num_channels: C, numbers stored for a frame.
         dtype: `uint8` (codes) or `float16`.
+        frame_centre: sample in the middle of what frame 0 hears; None where it is not
+            known.
     """
 
     name: str
@@ -49,6 +51,7 @@ class StoredTarget:
     frame_shift: int
     num_channels: int
     dtype: str
+    frame_centre: float | None = None
 
     @property
     def bytes_per_frame(self) -> int:

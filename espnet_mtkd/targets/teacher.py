@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from espnet_mtkd.errors import ConfigError, TargetStoreError
 from espnet_mtkd.targets.fingerprint import compare_config
 from espnet_mtkd.targets.quantizer import read_codebooks
-from espnet_mtkd.targets.store import MANIFEST, TargetStore
+from espnet_mtkd.targets.store import MANIFEST, StoredTarget, TargetStore
 from espnet_mtkd.teachers.base import TargetSpec, TeacherConfig, resolve_layers
 
 
@@ -75,6 +75,7 @@ class CachedTeacher:
                 layer=stored.layer,
                 dim=stored.num_channels if as_codes else stored.dim,
                 frame_shift=stored.frame_shift,
+                frame_centre=frame_centre(config, stored, folder),
                 weight=config.weight / len(layers),
                 num_codebooks=stored.num_channels if as_codes else 0,
             )
@@ -136,3 +137,26 @@ class CachedTeacher:
             f"{', '.join(str(store.folder) for store in self.stores)}: run "
             "mtkd_extract for its data directory (stage 8)"
         )
+
+
+def frame_centre(config: TeacherConfig, stored: StoredTarget, folder: Path) -> float:
+    """Where the frames of a stored target lie, which the config may correct.
+
+    Args:
+        config: of the teacher.
+        stored: one of its targets.
+        folder: of the teacher's stores, for the message.
+
+    Raises:
+        TargetStoreError: neither the store nor the config says it.
+    """
+    if config.frame_centre is not None:
+        return config.frame_centre
+    if stored.frame_centre is not None:
+        return stored.frame_centre
+    raise TargetStoreError(
+        f"{folder}: it is not stored where the frames of '{stored.name}' lie in the "
+        "audio (an earlier version wrote them): extract again, or give the teacher's "
+        "`frame_centre` in the config: 0 for Whisper, 199.5 for wav2vec 2.0, HuBERT, "
+        "WavLM and data2vec (samples)"
+    )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ class TeacherConfig:
         normalize: layer-normalise hidden states (s3prl's option of that name).
         extra_conf: further keyword arguments for the upstream.
         weight: share of this teacher in the loss; its layers divide it equally.
+        frame_centre: samples from the beginning of the audio to the middle of what
+            frame 0 hears, for an upstream of which `S3PRLTeacher` guesses it wrongly.
     """
 
     name: str
@@ -36,6 +39,7 @@ class TeacherConfig:
     normalize: bool = False
     extra_conf: dict[str, Any] = dataclasses.field(default_factory=dict)
     weight: float = 1.0
+    frame_centre: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +52,7 @@ class TargetSpec:
         layer: index into the upstream's hidden states.
         dim: embedding dimension E.
         frame_shift: samples (16 kHz) between two frames.
+        frame_centre: sample in the middle of what frame 0 hears.
         weight: factor of its loss, before division by the sum over all targets.
         num_codebooks: 0 where the target is an embedding; else it is codes of so many
             codebooks of 256 entries, and `dim` is their number.
@@ -58,6 +63,7 @@ class TargetSpec:
     layer: int
     dim: int
     frame_shift: int
+    frame_centre: float
     weight: float
     num_codebooks: int = 0
 
@@ -164,6 +170,7 @@ def _parse_one(entry, where: str) -> tuple[list[str], TeacherConfig | None]:
     expect("path_or_url", str, "a path or URL")
     expect("extra_conf", dict, "a mapping")
     expect("weight", (int, float), "a number")
+    expect("frame_centre", (int, float), "a number of samples")
     if not isinstance(entry.get("normalize", False), bool):
         problems.append(f"{where}: normalize: expected true or false")
     if not problems and not re.fullmatch(r"[A-Za-z0-9_]+", entry["name"]):
@@ -172,6 +179,11 @@ def _parse_one(entry, where: str) -> tuple[list[str], TeacherConfig | None]:
         )
     if not problems and not entry.get("weight", 1.0) > 0:
         problems.append(f"{where}: weight: expected above 0, found {entry['weight']}")
+    if not problems and not math.isfinite(entry.get("frame_centre", 0.0)):
+        problems.append(
+            f"{where}: frame_centre: expected a number of samples, found "
+            f"{entry['frame_centre']}"
+        )
     layers = entry.get("layers")
     if isinstance(layers, int) and not isinstance(layers, bool):
         layers = [layers]

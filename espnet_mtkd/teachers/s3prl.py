@@ -21,6 +21,7 @@ from espnet_mtkd.teachers.early_stop import EarlyStop
 from espnet_mtkd.teachers.hub import import_s3prl_hub
 
 RECEPTIVE_FIELD = 400  # samples: 25 ms, of wav2vec 2.0's convolutions and of fbank
+FRAME_CENTRE = (RECEPTIVE_FIELD - 1) / 2  # of frame 0, which begins with the audio
 MIN_INPUT = 800  # samples: s3prl pads shorter batches to it
 MAX_EXTRA_FRAMES = 2  # that an upstream pads its sequence with, for its own purposes
 
@@ -116,6 +117,9 @@ class S3PRLTeacher:
         self.num_parameters = sum(p.numel() for p in network.parameters())
         self.max_samples = getattr(network.upstream, "max_samples", None)
         layers = resolve_layers(config, self.num_layers)
+        frame_centre = config.frame_centre
+        if frame_centre is None:
+            frame_centre = getattr(network.upstream, "frame_centre", FRAME_CENTRE)
         self.targets = [
             TargetSpec(
                 name=f"{config.name}_l{layer}",
@@ -123,6 +127,7 @@ class S3PRLTeacher:
                 layer=layer,
                 dim=network.hidden_sizes[layer],
                 frame_shift=network.downsample_rates[layer],
+                frame_centre=frame_centre,
                 weight=config.weight / len(layers),
             )
             for layer in layers

@@ -40,6 +40,11 @@ class UpstreamExpert(torch.nn.Module):
         """Samples (16 kHz) between two frames, of every hidden state."""
         return self.student.frame_shift
 
+    @property
+    def frame_centre(self) -> float:
+        """Sample in the middle of what frame 0 is computed from."""
+        return self.student.frames.centre
+
     def num_valid_frames(self, num_samples):
         """Frames that saw only real audio; see `Student.num_valid_frames`."""
         return self.student.num_valid_frames(num_samples)

@@ -131,7 +131,10 @@ class UpstreamExpert(nn.Module):
         ConfigError: the checkpoint is missing or is no Whisper encoder.
     """
 
-    max_samples = MAX_SAMPLES  # read by `S3PRLTeacher`
+    # Read by `S3PRLTeacher`. All windows and convolutions are padded on both sides by
+    # half their length, so frame j hears what lies around sample 320 j.
+    max_samples = MAX_SAMPLES
+    frame_centre = 0.0
 
     def __init__(self, ckpt: str, pad_to_30s: bool = False):
         super().__init__()
