@@ -55,19 +55,31 @@ def main(cmd=None):
 
         teachers = check_teachers(args.teachers)
     if args.data_dir:
-        from espnet_mtkd.data.audio import check_data_dir
-        from espnet_mtkd.data.kaldi import read_lengths
-        from espnet_mtkd.targets.plan import disk_need
-        from espnet_mtkd.teachers.s3prl import check_length
+        check_data(teachers, list(map(Path, args.data_dir)), args)
 
-        for data_dir in map(Path, args.data_dir):
-            shape_file = Path(args.out_dir) / data_dir.name / "speech_shape"
-            check_data_dir(data_dir, shape_file, args.nj)
-            lengths = read_lengths(shape_file)
-            for teacher in teachers:
-                check_length(teacher, lengths.values(), list(lengths))
-            if teachers:
-                print(f"{data_dir}: {disk_need(teachers, sum(lengths.values()))}")
+
+def check_data(teachers: list, data_dirs: list[Path], args) -> None:
+    """Look at all audio; print what targets would take and how they are distributed.
+
+    Args:
+        teachers: loaded ones.
+        data_dirs: Kaldi data directories; the distribution is that of the first.
+        args: the command line.
+    """
+    from espnet_mtkd.data.audio import prepare_audio
+    from espnet_mtkd.targets.plan import disk_need
+    from espnet_mtkd.targets.tails import describe_tails
+    from espnet_mtkd.teachers.s3prl import check_length
+
+    for number, data_dir in enumerate(data_dirs):
+        lengths, files = prepare_audio(data_dir, Path(args.out_dir), args.nj)
+        for teacher in teachers:
+            check_length(teacher, lengths.values(), list(lengths))
+        if teachers:
+            print(f"{data_dir}: {disk_need(teachers, sum(lengths.values()))}")
+        for teacher in teachers if number == 0 else []:
+            for line in describe_tails(teacher, lengths, files):
+                print(f"{data_dir}: {line}")
 
 
 if __name__ == "__main__":

@@ -83,15 +83,15 @@ class FrameAligner:
         Returns:
             (B, T_s, R, E) and (B,) valid student frames (not more than T_s).
         """
-        B, T, E = target_BTE.shape
         T_s = num_student_frames
+        if target_BTE.size(1) == 0:
+            target_BTE = F.pad(target_BTE, (0, 0, 0, 1))
+        B, T, E = target_BTE.shape
         if self.method == "linear":
             return self._interpolate(target_BTE, lengths_B, T_s)
         r = round(self.ratio)
         index = torch.arange(T_s * r, device=target_BTE.device) + self.first
-        if T == 0:
-            target_BTE = F.pad(target_BTE, (0, 0, 0, 1))
-        out = target_BTE[:, index.clamp(0, max(T - 1, 0))].reshape(B, T_s, r, E)
+        out = target_BTE[:, index.clamp(0, T - 1)].reshape(B, T_s, r, E)
         if self.method == "mean":
             out = out.mean(2, keepdim=True)
         num_valid = (lengths_B - self.first).div(r, rounding_mode="floor")

@@ -79,9 +79,11 @@ def fit_standardizers(model, iterator, device: str) -> None:
                 "utterances): expected finite embeddings from the teacher"
             )
         logging.info(
-            "target %s: standardised over %d utterances, %d frames; its scale is %.3g",
+            "target %s: standardised over %d utterances, %d frames; its scale is %.3g; "
+            "%s",
             name,
             num_utts,
             int(standardizer.num_frames),
             scale,
+            standardizer.describe_tails(),
         )

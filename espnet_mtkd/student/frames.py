@@ -52,7 +52,8 @@ class FrameGrid:
         if other or any(conv.padding[0] for conv in known):
             raise ConfigError(
                 "encoder_conf.input_layer: expected convolutions over features without "
-                f"padding (conv2d, conv2d6, ...) or linear, found {encoder.embed}"
+                "padding (conv2d, conv2d6, ...) or linear, found "
+                f"{type((other or known)[0]).__name__}"
             )
         half_window = stft.n_fft // 2
         return cls(

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from espnet_mtkd.data.audio import SAMPLE_RATE
 from espnet_mtkd.errors import ConfigError, DataError
+from espnet_mtkd.objective.normalize import Standardizer, find_outliers
 from espnet_mtkd.targets.plan import Utterance
 
 MAX_LOW_PRECISION_ERROR = 0.1  # relative, of bf16 against fp32
@@ -103,8 +104,28 @@ def embed(teacher, batch, speech) -> list[dict[str, torch.Tensor]]:
     return rows
 
 
+def standardised_error(exact_NE: torch.Tensor, found_NE: torch.Tensor) -> float:
+    """Distance of two versions of a target's frames, by the norm of the exact ones.
+
+    Both are standardised as the student's targets are; outliers are left out.
+
+    Args:
+        exact_NE, found_NE: (N, E), N at least 2.
+    """
+    standardizer = Standardizer(exact_NE.size(1)).to(exact_NE.device)
+    num_frames = torch.tensor([len(exact_NE)], device=exact_NE.device)
+    standardizer.observe(exact_NE[None], num_frames)
+    standardizer.fit()
+    is_ordinary = ~find_outliers(exact_NE.float())
+    exact, found = (standardizer(x)[is_ordinary] for x in (exact_NE, found_NE))
+    return float((exact - found).norm() / exact.norm())
+
+
 def check_precision(teacher, batch, speech) -> None:
     """Refuse a teacher that another data type than float32 breaks.
+
+    The error is that of the standardised frames, outliers apart: else a few dimensions
+    and frames that are many times larger than the others would hide them.
 
     Raises:
         ConfigError: naming teacher, target and error.
@@ -117,7 +138,7 @@ def check_precision(teacher, batch, speech) -> None:
     teacher.dtype = dtype
     for spec in teacher.targets:
         x, y = (torch.cat([row[spec.name] for row in rows]) for rows in (exact, found))
-        error = float((x - y).norm() / x.norm())
+        error = standardised_error(x, y)
         if not error <= MAX_LOW_PRECISION_ERROR:
             raise ConfigError(
                 f"teacher '{teacher.config.name}': '{spec.name}' in {dtype} is off by "

@@ -9,8 +9,10 @@ from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.teachers.s3prl import S3PRLTeacher, read_teachers
 
 HEALTH_SECONDS = 4  # of noise, on which a teacher is tried
-ROW = "{:24} {:16} {:>8} {:>8} {:>6} {:>8} {:>8} {:>9}"
-COLUMNS = "target upstream params/M hidden dim shift/ms weight x-realtime".split()
+ROW = "{:24} {:16} {:>8} {:>6} {:>5} {:>8} {:>9} {:>6} {:>10}"
+COLUMNS = (
+    "target upstream params/M hidden dim shift/ms centre/ms weight x-realtime".split()
+)
 
 
 def check_teachers(teachers) -> list[S3PRLTeacher]:
@@ -67,6 +69,7 @@ def try_teacher(teacher: S3PRLTeacher, noise_BN: torch.Tensor) -> None:
                 teacher.num_layers,
                 spec.dim,
                 f"{spec.frame_shift / SAMPLE_RATE * 1000:g}",
+                f"{spec.frame_centre / SAMPLE_RATE * 1000:.1f}",
                 f"{spec.weight:g}",
                 f"{speed:.0f}",
             )

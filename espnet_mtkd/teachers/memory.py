@@ -1,16 +1,20 @@
 """Teacher targets kept in main memory after the first epoch."""
 
 import logging
+import math
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
+
+MAX_HALF = torch.finfo(torch.float16).max
 
 
 class TargetMemory:
     """Wraps a teacher; an utterance that was seen before is not computed again.
 
-    Targets are kept in fp16 until `max_bytes` are used; utterances that no longer fit
-    are computed each time. An utterance is known by its id, length and energy, so that
+    Targets are kept in fp16, each utterance's with a factor of its own where its values
+    are beyond fp16's, until `max_bytes` are used; utterances that no longer fit are
+    computed each time. An utterance is known by its id, length and energy, so that
     two recordings of one id (in training and validation set, say) have targets of their
     own.
 
@@ -52,22 +56,22 @@ class TargetMemory:
             speech = speech_BN[new, : max(keys[i][1] for i in new)]
             out = self.teacher(speech, speech_lengths_B[new], [utt_ids[i] for i in new])
             for j, i in enumerate(new):
-                # A clone: a view would keep the whole padded batch alive.
                 rows[i] = {
-                    name: target[j, : int(lengths[j])].half().cpu().clone()
+                    name: pack(target[j, : int(lengths[j])])
                     for name, (target, lengths) in out.items()
                 }
                 self._keep(keys[i], rows[i])
         batch = {}
         for spec in self.targets:
-            parts = [row[spec.name] for row in rows]
+            parts, factors = zip(*(row[spec.name] for row in rows), strict=True)
             lengths = torch.tensor([len(p) for p in parts], device=speech_BN.device)
             padded = pad_sequence(parts, batch_first=True).to(speech_BN.device)
-            batch[spec.name] = (padded.float(), lengths)
+            factor_B11 = torch.tensor(factors, device=speech_BN.device)[:, None, None]
+            batch[spec.name] = (padded.float() * factor_B11, lengths)
         return batch
 
     def _keep(self, key, row):
-        size = sum(t.nbytes for t in row.values())
+        size = sum(values.nbytes for values, _ in row.values())
         if self.num_bytes + size > self.max_bytes:
             if not self._full:
                 logging.warning(
@@ -80,6 +84,20 @@ class TargetMemory:
             return
         self._store[key] = row
         self.num_bytes += size
+
+
+def pack(target_TE: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Values in fp16 on the CPU, and the power of two to multiply them by.
+
+    Args:
+        target_TE: (T, E) of one utterance.
+    """
+    largest = float(target_TE.abs().max()) if len(target_TE) else 0.0
+    factor = 1.0
+    if MAX_HALF < largest < math.inf:
+        factor = 2.0 ** math.ceil(math.log2(largest / MAX_HALF))
+    # A clone: a view would keep the whole padded batch alive.
+    return (target_TE / factor).half().cpu().clone(), factor
 
 
 def measure(speech_BN, speech_lengths_B) -> tuple[list[int], list[int]]:

@@ -120,3 +120,65 @@ def test_rates_without_whole_ratio_are_refused_with_the_remedy(method):
 def test_unknown_method_names_the_known_ones():
     with pytest.raises(ConfigError, match="concat.*mean.*linear.*nearest"):
         FrameAligner(320, 640, "nearest")
+
+
+centres = st.floats(-700, 1500)
+
+
+def nearest_frames(shifts, centre_t, centre_s, t):
+    """First of the R teacher frames whose middle is nearest to student frame t's."""
+    r = shifts[1] // shifts[0]
+    middle = shifts[1] * t + centre_s
+
+    def distance(first):
+        return abs(shifts[0] * (first + (r - 1) / 2) + centre_t - middle)
+
+    candidates = range(t * r - 20, t * r + 20)
+    least = min(map(distance, candidates))
+    return {first for first in candidates if distance(first) <= least + 1e-6}
+
+
+@given(counts, st.sampled_from(WHOLE_RATIOS), st.integers(1, 70), centres, centres)
+def test_a_student_frame_gets_the_teacher_frames_around_its_own_centre(
+    lengths, shifts, num_student, centre_t, centre_s
+):
+    target, lengths_B = make_targets(lengths)
+    aligner = FrameAligner(*shifts, "concat", centre_t, centre_s)
+    r = shifts[1] // shifts[0]
+    assert abs(aligner.offset) <= shifts[0] / 2 + 1e-6
+    out, out_lengths = aligner(target, lengths_B, num_student)
+    for b, length in enumerate(lengths):
+        valid = int(out_lengths[b])
+        for t in range(num_student):
+            firsts = nearest_frames(shifts, centre_t, centre_s, t)
+            (first,) = firsts if len(firsts) == 1 else {r * t + aligner.first}
+            assert first in firsts
+            assert (t < valid) == (length > 0 and first + r <= length)
+            for i in range(r if t < valid else 0):
+                expected = target[b, max(0, first + i)]
+                assert torch.equal(out[b, t, i], expected)
+
+
+@given(counts, st.sampled_from(ANY_RATIOS), st.integers(1, 70), centres, centres)
+def test_linear_is_numpys_interpolation_at_the_student_frames_centres(
+    lengths, shifts, num_student, centre_t, centre_s
+):
+    target, lengths_B = make_targets(lengths)
+    aligner = FrameAligner(*shifts, "linear", centre_t, centre_s)
+    out, out_lengths = aligner(target, lengths_B, num_student)
+    wanted = np.arange(num_student) * shifts[1] + centre_s
+    for b, length in enumerate(lengths):
+        known = np.arange(length) * shifts[0] + centre_t
+        valid = int(out_lengths[b])
+        if length == 0:
+            assert valid == 0
+            continue
+        assert valid in (
+            max(1, (wanted <= known[-1] - 1e-3).sum()),
+            max(1, (wanted <= known[-1] + 1e-3).sum()),
+        )
+        for e in range(3):
+            expected = np.interp(wanted, known, target[b, :length, e].numpy())
+            np.testing.assert_allclose(
+                out[b, :valid, 0, e].numpy(), expected[:valid], atol=1e-4
+            )

@@ -6,7 +6,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet_mtkd.objective.normalize import MIN_STD, Standardizer
+from espnet_mtkd.objective.normalize import (
+    MAX_FRAMES,
+    MIN_STD,
+    Standardizer,
+    find_outliers,
+)
 
 DIM = 4
 
@@ -78,3 +83,55 @@ def test_fewer_than_two_frames_are_refused(num_frames):
         standardizer.observe(torch.ones(1, 5, DIM), torch.tensor([num_frames]))
     with pytest.raises(ValueError, match=f"at least 2 frames, found {num_frames}"):
         standardizer.fit()
+
+
+def with_artefacts(num_frames=4000, dim=32, share=0.02, seed=0):
+    """(N, E) normal frames of unlike scales, some of them a hundred times as large."""
+    rng = np.random.default_rng(seed)
+    scale = rng.uniform(0.1, 10, dim)
+    x = rng.standard_normal((num_frames, dim)) * scale + rng.uniform(-50, 50, dim)
+    is_artefact = rng.random(num_frames) < share
+    x[is_artefact, :3] += 100 * scale[:3] * rng.choice([-1, 1], (is_artefact.sum(), 3))
+    return torch.from_numpy(x.astype(np.float32)), torch.from_numpy(is_artefact)
+
+
+def test_a_few_huge_frames_move_neither_mean_nor_deviation():
+    x, is_artefact = with_artefacts()
+    standardizer = Standardizer(x.size(1))
+    standardizer.observe(x[None], torch.tensor([len(x)]))
+    standardizer.fit()
+    ordinary = x[~is_artefact].double().numpy()
+    np.testing.assert_allclose(standardizer.mean, ordinary.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(standardizer.std, ordinary.std(0), rtol=1e-4)
+    assert torch.equal(find_outliers(x), is_artefact)
+    assert standardizer.num_outliers == int(is_artefact.sum())
+    z = (x.double() - x.double().mean(0)) / x.double().std(0, unbiased=False)
+    energy = z.square().sum(1)
+    share = float(energy[is_artefact].sum() / energy.sum())
+    assert share > 0.08  # they are no small part
+    assert standardizer.outlier_energy == pytest.approx(share, rel=1e-3)
+    assert f"{share:.0%} of the squared energy" in standardizer.describe_tails()
+
+
+def test_frames_of_one_kind_are_no_outliers():
+    rng = np.random.default_rng(1)
+    for x in (
+        rng.standard_normal((3000, 64)),
+        np.maximum(0, rng.standard_normal((3000, 64)) - 1),  # mostly zeros
+        np.ones((50, 4)),
+    ):
+        assert not find_outliers(torch.from_numpy(x).float()).any()
+
+
+def test_of_a_long_sample_frames_at_even_distances_are_kept():
+    standardizer = Standardizer(1)
+    lengths = [700, 1, 5000, 3000, 9000, 2999]
+    x = torch.arange(sum(lengths), dtype=torch.float32)[:, None]
+    for part in x.split(lengths):
+        standardizer.observe(part[None], torch.tensor([len(part)]))
+    standardizer.fit()
+    kept = np.arange(0, sum(lengths), 4, dtype=np.float64)
+    assert len(kept) <= MAX_FRAMES < 2 * len(kept)
+    assert int(standardizer.num_frames) == len(kept)
+    assert float(standardizer.mean) == pytest.approx(kept.mean())
+    assert float(standardizer.std) == pytest.approx(kept.std(), rel=1e-5)

@@ -9,7 +9,11 @@ from espnet_mtkd.errors import DataError
 from espnet_mtkd.objective.losses import EmbeddingLoss
 from espnet_mtkd.pretraining.model import ESPnetMTKDModel
 from espnet_mtkd.student.build import build_student
-from espnet_mtkd.student.frames import describe_latency, measure_frame_shift
+from espnet_mtkd.student.frames import (
+    FrameGrid,
+    describe_latency,
+    measure_frame_shift,
+)
 from espnet_mtkd.teachers.base import parse_teachers
 from espnet_mtkd.teachers.s3prl import TeacherPool
 
@@ -77,6 +81,9 @@ def test_the_loss_is_the_one_computed_by_hand(model, teachers, delay):
     h = h.numpy()
     shares = {"whisper_l3": 1.0, "hubert_l1": 0.25, "hubert_l4": 0.25}
     expected, num_student_frames = 0.0, []
+    # Student frame t is centred at 640 t + 480 samples. Whisper's frame j at 320 j: so
+    # frames 2 t + 1 and 2 t + 2. HuBERT's at 320 j + 199.5: 2 t and 2 t + 1.
+    begins = {"whisper_l3": 1, "hubert_l1": 0, "hubert_l4": 0}
     for name, share in shares.items():
         target, num_frames = targets[name]
         frames = [target[b, : num_frames[b]].numpy() for b in range(2)]
@@ -85,12 +92,14 @@ def test_the_loss_is_the_one_computed_by_hand(model, teachers, delay):
         l1, cosines = [], []
         for b in range(2):
             x = (frames[b] - mean) / std
-            for t in range(min(len(x) // 2, int(h_lengths[b]) - delay)):
+            for t in range(
+                min((len(x) - begins[name]) // 2, int(h_lengths[b]) - delay)
+            ):
                 p = h[b, t + delay] @ linear.weight.detach().numpy().T + (
                     linear.bias.detach().numpy()
                 )
                 for i, part in enumerate(np.split(p, 2)):
-                    y = x[2 * t + i]
+                    y = x[2 * t + begins[name] + i]
                     l1.append(np.abs(part - y).mean())
                     cosines.append(part @ y / np.linalg.norm(part) / np.linalg.norm(y))
         num_student_frames.append(len(l1) / 2)
@@ -115,11 +124,14 @@ def test_an_utterance_shorter_than_the_delay_teaches_nothing(model, teachers):
 
 
 def test_the_latency_is_told_in_milliseconds():
-    text = describe_latency(student("contextual_block_conformer")[-1], 640, 2)
+    frontend, _, _, encoder = student("contextual_block_conformer")
+    text = describe_latency(encoder, FrameGrid.of(frontend, encoder), 2)
     assert "block 12 frames (480 ms), hop 4 frames (160 ms)" in text
     assert "look-ahead 4 frames (160 ms)" in text
     assert text.endswith("target delay 2 frames (80 ms): 240 to 360 ms in all")
-    assert "whole utterance" in describe_latency(student("conformer")[-1], 640, 0)
+    frontend, _, _, encoder = student("conformer")
+    grid = FrameGrid.of(frontend, encoder)
+    assert "whole utterance" in describe_latency(encoder, grid, 0)
 
 
 def test_every_parameter_of_the_student_learns_and_no_teacher_is_in_it(model, teachers):

@@ -109,7 +109,7 @@ def test_embeddings_of_stage_1_are_those_of_its_own_model(stage1, encoder):
         assert torch.equal(found_lengths, expected_lengths)
     assert found.shape == (3, int(found_lengths.max()), student.dim)
     assert not found.requires_grad
-    assert student.frame_shift == model.frame_shift == 640
+    assert student.frame_shift == model.frames.shift == 640
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)

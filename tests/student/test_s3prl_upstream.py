@@ -105,6 +105,7 @@ def test_a_student_is_a_teacher(exp, encoder):
         ("old_l1", 16, SHIFT),
         ("old_l2", 16, SHIFT),
     ]
+    assert {s.frame_centre for s in teacher.targets} == {480.0}  # 3 features of 160
     speech, lengths = batch(waves(1.5, 2.0, 0.06))
     found = teacher(speech, lengths)
     student = load_student(path)

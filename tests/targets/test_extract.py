@@ -1,7 +1,9 @@
 """Extraction: plan, resume, shared work, and targets equal to the live teacher's."""
 
+import hashlib
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +20,7 @@ from espnet_mtkd.bin import mtkd_extract
 from espnet_mtkd.errors import ConfigError, DiskError, TargetStoreError
 from espnet_mtkd.targets import plan
 from espnet_mtkd.targets import writer as writer_module
-from espnet_mtkd.targets.embeddings import check_precision
+from espnet_mtkd.targets.embeddings import check_precision, standardised_error
 from espnet_mtkd.targets.extract import to_fp16
 from espnet_mtkd.targets.plan import Utterance, plan_batches, plan_shards, share_of
 from espnet_mtkd.targets.quantizer import read_codebooks
@@ -327,6 +329,23 @@ def test_a_teacher_that_half_precision_breaks_is_named(two_teachers, data):
         to_fp16("whisper_l3", utt, torch.tensor([1e6]))
 
 
+def test_the_error_of_low_precision_is_that_of_standardised_ordinary_frames():
+    """A few huge values would hide that all the others are noise."""
+    generator = torch.Generator().manual_seed(0)
+    exact = torch.randn(2000, 16, generator=generator)
+    exact[::50, 0] += 1e5
+    noise = torch.randn(2000, 16, generator=generator)
+    noise[::50] = 0
+    found = exact + 0.3 * noise
+    assert float((exact - found).norm() / exact.norm()) < 1e-3
+    ordinary = torch.arange(2000) % 50 != 0
+    x, y = exact[ordinary].numpy(), found[ordinary].numpy()
+    z = (x - x.mean(0)) / x.std(0)
+    expected = np.linalg.norm((x - y) / x.std(0)) / np.linalg.norm(z)
+    assert standardised_error(exact, found) == pytest.approx(expected, rel=1e-3)
+    assert expected > 0.25
+
+
 @pytest.mark.parametrize(
     "extra, code, message",
     [
@@ -379,3 +398,28 @@ def test_one_of_the_stored_layers_is_enough(codes, two_teachers):
     entry = vars(parse_teachers(str(two_teachers))[1])
     teacher = CachedTeacher(parse_teachers([entry | dict(layers=[-1])])[0], codes)
     assert [t.name for t in teacher.targets] == ["hubert_l4"]
+
+
+def test_where_the_frames_lie_is_stored_with_them(codes, two_teachers, tmp_path):
+    configs = parse_teachers(str(two_teachers))
+    live = [spec.frame_centre for spec in TeacherPool(configs).targets]
+    pool = TeacherPool(configs, lambda c: CachedTeacher(c, codes))
+    assert [spec.frame_centre for spec in pool.targets] == live == [0.0, 199.5, 199.5]
+    corrected = parse_teachers([vars(configs[1]) | dict(frame_centre=279.5)])[0]
+    assert CachedTeacher(corrected, codes).targets[0].frame_centre == 279.5
+
+
+def test_a_store_that_does_not_say_it_asks_for_it(codes, two_teachers, tmp_path):
+    """As earlier versions wrote them; what the message names helps."""
+    config = parse_teachers(str(two_teachers))[0]
+    shutil.copytree(codes, tmp_path / "targets")
+    for folder in (tmp_path / "targets" / config.name).glob("*/"):
+        body = (folder / MANIFEST).read_bytes().partition(b"\n")[2]
+        body = re.sub(rb',"frame_centre":[0-9.]+', b"", body)
+        digest = hashlib.sha256(body).hexdigest()
+        head = f'{{"sha256":"{digest}",\n'.encode()
+        (folder / MANIFEST).write_bytes(head + body)
+    with pytest.raises(TargetStoreError, match="frame_centre.*: 0 for Whisper"):
+        CachedTeacher(config, tmp_path / "targets")
+    given = parse_teachers([vars(config) | dict(frame_centre=0)])[0]
+    assert CachedTeacher(given, tmp_path / "targets").targets[0].frame_centre == 0

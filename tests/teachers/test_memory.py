@@ -4,7 +4,7 @@ import builders
 import pytest
 import torch
 
-from espnet_mtkd.teachers.base import TeacherConfig
+from espnet_mtkd.teachers.base import TargetSpec, TeacherConfig
 from espnet_mtkd.teachers.memory import TargetMemory
 from espnet_mtkd.teachers.s3prl import S3PRLTeacher
 
@@ -142,5 +142,30 @@ def test_an_utterance_of_another_length_is_another_utterance(whisper):
 def test_kept_targets_hold_no_padding(whisper):
     memory = TargetMemory(whisper, 10**8)
     memory(*batch("utt0", "utt7"))
-    stored = [t for row in memory._store.values() for t in row.values()]
+    stored = [values for row in memory._store.values() for values, _ in row.values()]
     assert memory.num_bytes == sum(t.untyped_storage().nbytes() for t in stored)
+
+
+class Loud:
+    """A teacher that a tensor stands for: values beyond fp16's range."""
+
+    def __init__(self, target_BTE):
+        self.target = target_BTE
+        spec = TargetSpec("t_l0", "t", 0, target_BTE.size(-1), 320, 0.0, 1.0)
+        self.targets = [spec]
+
+    def __call__(self, speech, lengths, utt_ids=None):
+        frames = torch.full((len(speech),), self.target.size(1))
+        return {"t_l0": (self.target[: len(speech)], frames)}
+
+
+@pytest.mark.parametrize("largest", [1.0, 65504.0, 7e4, 3e9])
+def test_values_beyond_half_precision_are_kept(largest):
+    target = torch.randn(2, 9, 4, generator=torch.Generator().manual_seed(0))
+    target[1, 3, 2] = largest
+    memory = TargetMemory(Loud(target), 10**6)
+    for _ in range(2):
+        out, _ = memory(*batch("utt0", "utt1"))["t_l0"]
+        torch.testing.assert_close(out[0], target[0], rtol=1e-3, atol=1e-4)
+        loud = largest / 65504 * 1e-3  # where a factor is needed, the small ones lose
+        torch.testing.assert_close(out[1], target[1], rtol=1e-3, atol=max(1e-4, loud))

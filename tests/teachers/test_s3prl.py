@@ -1,5 +1,6 @@
 """Frozen s3prl upstreams, through s3prl's own loading code."""
 
+import copy
 import random
 import re
 
@@ -69,6 +70,54 @@ def test_fbank_has_its_own_frame_shift_and_one_layer(load):
     target, num_frames = teacher(speech, lengths)["t_l0"]
     assert target.shape == (1, 98, spec.dim)
     assert int(num_frames) == (16000 - 400) // 160 + 1
+
+
+def centre_of(features, unit: int) -> float:
+    """c, where frame t answers to a burst around sample unit x t + c.
+
+    Args:
+        features: wave (N,) -> (T, E).
+        unit: samples between frames.
+    """
+    generator = torch.Generator().manual_seed(1)
+    base = torch.randn(24000, generator=generator) * 0.01
+    found = []
+    for at in range(8000, 16000, 400):
+        wave = base.clone()
+        wave[at : at + 40] += torch.randn(40, generator=generator) * 0.5
+        with torch.no_grad():
+            change = (features(wave) - features(base)).square().sum(-1)
+        frame = float((change * torch.arange(len(change))).sum() / change.sum())
+        found.append(at + 20 - unit * frame)
+    return sum(found) / len(found)
+
+
+@pytest.mark.parametrize("upstream", [*LOCAL, "whisper_local", "fbank"])
+def test_a_burst_moves_the_frame_at_whose_centre_it_is(load, upstream):
+    teacher = load(upstream, layers=(0,))
+    (spec,) = teacher.targets
+    model = getattr(teacher._network.upstream, "model", None)
+    convolutions = copy.deepcopy(getattr(model, "feature_extractor", None))
+    # Random kernels hear more on one side; trained ones were not made here.
+    for module in convolutions.modules() if convolutions is not None else ():
+        if isinstance(module, nn.Conv1d):
+            module.weight.data += module.weight.data.flip(-1)
+
+    def features(wave):
+        if convolutions is None:
+            return teacher(wave[None], torch.tensor([len(wave)]))[spec.name][0][0]
+        x = convolutions(wave[None])  # before attention looks everywhere
+        return (x[0] if isinstance(x, tuple) else x)[0].T
+
+    # Half a frame: the random weights of this teacher do not hear evenly.
+    centre = centre_of(features, spec.frame_shift)
+    assert abs(centre - spec.frame_centre) < 160
+    assert spec.frame_centre == (0.0 if upstream == "whisper_local" else 199.5)
+
+
+def test_the_config_may_say_where_frames_lie(load):
+    (spec,) = load("hubert_local", frame_centre=79.0).targets
+    assert spec.frame_centre == 79.0
 
 
 @pytest.mark.parametrize("upstream", ALL)
