@@ -8,7 +8,7 @@ confidence.
 With --reference nothing is added: it compares the transcripts of a set whose text the
 teacher has not seen, and writes how precise and how many they are at each threshold.
 
-Examples:
+Example:
     python -m espnet_mtkd.bin.mtkd_pseudo_label --labelled dump/raw/train \\
         --unlabelled dump/raw/unlabelled_es --min_confidence 0.8 \\
         --decode_dir exp/asr_teacher/decode_asr --out_dir dump/raw/train_pseudo
