@@ -1,19 +1,28 @@
 """Add audio that a teacher transducer has transcribed to a training set.
 
-Reads what `asr.sh` stage 12 wrote for each unlabelled set, keeps the transcripts that
-are confident enough, and writes a data directory of these and the transcribed ones.
-<out_dir>/pseudo_labels.tsv lists all of them, kept or not, with their confidence.
+Reads what `asr.sh` stage 12 wrote for each unlabelled set, asks the teacher how sure it
+is of each token, and writes a data directory of the transcripts that pass and the
+transcribed ones. <out_dir>/pseudo_labels.tsv lists all, kept or not, with their
+confidence.
+
+With --reference nothing is added: it compares the transcripts of a set whose text the
+teacher has not seen, and writes how precise and how many they are at each threshold.
 
 Example:
     python -m espnet_mtkd.bin.mtkd_pseudo_label --labelled dump/raw/train \\
         --unlabelled dump/raw/unlabelled_es --min_confidence 0.8 \\
         --decode_dir exp/asr_teacher/decode_asr --out_dir dump/raw/train_pseudo
+    python -m espnet_mtkd.bin.mtkd_pseudo_label --unlabelled dump/raw/test \\
+        --decode_dir exp/asr_teacher/decode_asr --reference data/test/text \\
+        --curve curve.tsv
 """
 
 import argparse
+import logging
 from pathlib import Path
 
 from espnet_mtkd.errors import ConfigError, report_errors
+from espnet_mtkd.targets.process import this_process
 
 
 def get_parser():
@@ -22,7 +31,7 @@ def get_parser():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--labelled", type=Path, required=True, help="training set with transcripts")
+    add("--labelled", type=Path, help="training set with transcripts")
     add(
         "--unlabelled",
         type=Path,
@@ -34,7 +43,23 @@ def get_parser():
         "--decode_dir",
         type=Path,
         required=True,
-        help="<decode_dir>/<name of the data directory> holds text, token_int, score",
+        help="<decode_dir>/<name of the data directory> holds text, token_int",
+    )
+    add(
+        "--asr_exp",
+        type=Path,
+        help="of the teacher transducer (default: the directory above <decode_dir>)",
+    )
+    add(
+        "--model_file",
+        default="valid.loss.ave.pth",
+        help="in <asr_exp>, which decoded (default: valid.loss.ave.pth)",
+    )
+    add(
+        "--shape_dir",
+        type=Path,
+        help="where mtkd_doctor wrote <name of data_dir>/speech_shape; audio that it "
+        "has not checked is checked (default: <decode_dir>)",
     )
     add(
         "--min_confidence",
@@ -42,29 +67,97 @@ def get_parser():
         default=0.8,
         help="0 to 1: mean probability of a token (default: 0.8)",
     )
-    add("--out_dir", type=Path, required=True, help="data directory that is written")
+    add(
+        "--min_tokens_per_second",
+        type=float,
+        default=0.5,
+        help="fewer are dropped (default: 0.5)",
+    )
+    add(
+        "--max_tokens_per_second",
+        type=float,
+        default=25.0,
+        help="more are dropped (default: 25)",
+    )
+    add(
+        "--max_repeats",
+        type=int,
+        default=3,
+        help="the same tokens more often in a row are dropped (default: 3)",
+    )
+    add("--out_dir", type=Path, help="data directory that is written")
+    add("--reference", type=Path, help="text of --unlabelled: draw the curve alone")
+    add("--curve", type=Path, help="file that it is written to (default: print it)")
+    add("--ngpu", type=int, default=0, help="1: on a GPU (default: 0, the CPU)")
+    add("--nj", type=int, default=1, help="processes that check audio (default: 1)")
     return parser
+
+
+def _check(args) -> None:
+    """Refuse half of a command, before anything is computed."""
+    if args.reference is None:
+        if args.curve is not None:
+            raise ConfigError("--curve needs --reference, the text of --unlabelled")
+        for name in ("labelled", "out_dir"):
+            if getattr(args, name) is None:
+                raise ConfigError(f"--{name} is required (without --reference)")
+    elif args.labelled is not None or args.out_dir is not None:
+        raise ConfigError(
+            "--reference draws the curve and writes no training set: leave --labelled "
+            "and --out_dir out"
+        )
 
 
 @report_errors
 def main(cmd=None):
-    """Filter and write; exit codes as in `espnet_mtkd.errors`."""
+    """Score, filter and write; exit codes as in `espnet_mtkd.errors`."""
     args = get_parser().parse_args(cmd)
-    from espnet_mtkd.transducer.pseudo import read_pseudo_labels, write_training_set
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    _check(args)
+    from espnet_mtkd.data.kaldi import read_lines
+    from espnet_mtkd.files import write_atomically
+    from espnet_mtkd.transducer.confidence import score_hypotheses
+    from espnet_mtkd.transducer.curve import draw_curve, format_curve
+    from espnet_mtkd.transducer.extract_paths import TeacherTransducer
+    from espnet_mtkd.transducer.pseudo import (
+        Filters,
+        read_pseudo_labels,
+        write_training_set,
+    )
 
-    if not 0 <= args.min_confidence <= 1:
-        raise ConfigError(
-            f"--min_confidence: expected 0 to 1, found {args.min_confidence}"
-        )
+    filters = Filters(
+        args.min_confidence,
+        args.min_tokens_per_second,
+        args.max_tokens_per_second,
+        args.max_repeats,
+    )
+    references = None
+    if args.reference is not None:
+        references = read_lines(args.reference, "the text of --unlabelled")
+    alone = argparse.Namespace(ngpu=args.ngpu, rank=0, world_size=1)
+    asr_exp = args.asr_exp or args.decode_dir.parent
+    teacher = TeacherTransducer(
+        asr_exp / "config.yaml", asr_exp / args.model_file, this_process(alone).device
+    )
     labels = {}
     for data_dir in args.unlabelled:
-        labels[data_dir] = read_pseudo_labels(
-            args.decode_dir / data_dir.name, args.min_confidence
+        decoded = args.decode_dir / data_dir.name
+        score_hypotheses(
+            teacher, data_dir, decoded, args.shape_dir or args.decode_dir, args.nj
         )
+        labels[data_dir] = read_pseudo_labels(decoded, filters)
         num_kept = sum(x.reason is None for x in labels[data_dir])
         print(f"{data_dir}: {num_kept} of {len(labels[data_dir])} transcripts kept")
-    write_training_set(args.labelled, labels, args.out_dir)
-    print(f"written: {args.out_dir}")
+    if references is None:
+        write_training_set(args.labelled, labels, args.out_dir)
+        print(f"written: {args.out_dir}")
+        return
+    curve = format_curve(draw_curve(sum(labels.values(), []), references))
+    if args.curve is None:
+        print(curve, end="")
+    else:
+        write_atomically(args.curve, curve.encode())
+        print(f"written: {args.curve}")
 
 
 if __name__ == "__main__":

@@ -225,6 +225,11 @@ class TargetStore:
         return int(self._num_frames.sum())
 
     @property
+    def max_num_frames(self) -> int:
+        """Frames of the longest utterance."""
+        return int(self._num_frames.max(initial=0))
+
+    @property
     def num_bytes(self) -> int:
         """Bytes of all files."""
         manifest = (self.folder / MANIFEST).stat().st_size

@@ -58,7 +58,11 @@ def path_kd_loss(
         logits_NV: of the student's joint network.
         ids_Nk, teacher_logp_Nk: of `choose_tokens`, log-probabilities at temperature 1.
         has_label_N: False behind the last label, where the second token is no label.
-        temperature: of both distributions, over the k + 1 outcomes; the loss is
+        temperature: of both distributions, over the k + 1 outcomes: the rest is one
+            outcome first, and softened then, since how its probability is shared is not
+            stored. So above 1, and with fewer than all V tokens, this is another
+            divergence than that of the softened distributions over V tokens, and
+            mostly a smaller one; zero where the two agree all the same. The loss is
             multiplied by its square (Hinton et al. 2015, arXiv 1503.02531).
         variant: `topk`, or `collapsed`: blank, next label and the rest (Panchapagesan
             et al., arXiv 2011.06110).

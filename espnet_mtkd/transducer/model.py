@@ -4,6 +4,8 @@ It adds no parameter and no buffer, so what it saves is a stock ESPnet model.
 """
 
 import dataclasses
+import logging
+import math
 
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
@@ -23,8 +25,11 @@ class PathKDConfig:
     Attributes:
         weight: of the loss, summed over a path's nodes, beside the transducer's.
         temperature, variant: of `path_kd_loss`.
-        time_shift: frames by which the student may be later than the teacher; for
-            streaming students.
+        time_shift: whole frames, from 0, by which the student may be later than the
+            teacher; for streaming students.
+
+    Raises:
+        ConfigError: a value that means nothing; its key is named.
     """
 
     weight: float = 0.5
@@ -37,14 +42,20 @@ class PathKDConfig:
         if self.variant not in VARIANTS:
             raise ConfigError(
                 f"path_kd_conf.variant: expected one of {VARIANTS}, found "
-                f"'{self.variant}'"
+                f"{self.variant!r}"
             )
         for name in ("weight", "temperature"):
-            if not getattr(self, name) > 0:
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0 < value < math.inf:
                 raise ConfigError(
-                    f"path_kd_conf.{name}: expected above 0, found "
-                    f"{getattr(self, name)}"
+                    f"path_kd_conf.{name}: expected above 0, found {value!r}; it is a "
+                    "finite number, without quotes"
                 )
+        if type(self.time_shift) is not int or self.time_shift < 0:
+            raise ConfigError(
+                "path_kd_conf.time_shift: expected a whole number of frames from 0, "
+                f"found {self.time_shift!r}"
+            )
 
 
 class ESPnetMTKDTransducerModel(ESPnetASRModel):
@@ -57,11 +68,32 @@ class ESPnetMTKDTransducerModel(ESPnetASRModel):
     _kd_loss = None
 
     def distil_from(self, paths: PathStores, kd: PathKDConfig) -> None:
-        """Add the distance to stored teacher paths to the training loss."""
+        """Add the distance to stored teacher paths to the training loss.
+
+        Raises:
+            ConfigError: a time shift beyond the end of every path.
+        """
         self.paths, self.kd = paths, kd
         self.frame_shift = measure_frame_shift(
             self.frontend, self.encoder, self.preencoder
         )
+        longest = paths.max_num_nodes * paths.frame_shift // self.frame_shift
+        if kd.time_shift and kd.time_shift >= longest:
+            raise ConfigError(
+                f"path_kd_conf.time_shift: expected below {longest}, as no path of "
+                f"{paths.stores[0].folder.parent} has more frames, found "
+                f"{kd.time_shift}"
+            )
+        if kd.temperature != 1 and paths.num_tokens < len(paths.tokens):
+            logging.warning(
+                "path_kd_conf.temperature: %s softens the %d stored tokens and their "
+                "rest as one outcome, not the distributions of all %d tokens; for "
+                "these, extract the paths with --num_tokens %d",
+                kd.temperature,
+                paths.num_tokens,
+                len(paths.tokens),
+                len(paths.tokens),
+            )
 
     def forward(self, speech, speech_lengths, text, text_lengths, **kwargs):
         """As `ESPnetASRModel.forward`; `utt_id` of `kwargs` finds the paths.

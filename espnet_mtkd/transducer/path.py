@@ -47,3 +47,8 @@ def best_path(blank_TU: torch.Tensor, label_TU: torch.Tensor):
         torch.tensor(positions[::-1]),
         float(entry[U]),
     )
+
+
+def emission_frames(frames: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """The frame (U,) in which a path of `best_path` emits each label."""
+    return frames[:-1][positions[1:] > positions[:-1]]

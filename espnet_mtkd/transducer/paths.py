@@ -54,6 +54,9 @@ class PathStores:
 
     Attributes:
         frame_shift: samples between the teacher's frames.
+        tokens: the teacher's.
+        num_tokens: k, of the store that keeps the fewest.
+        max_num_nodes: of the longest path.
 
     Raises:
         TargetStoreError: none there, or of different teachers.
@@ -75,6 +78,8 @@ class PathStores:
                 )
         self.tokens = first.fingerprint["tokens"]
         self.frame_shift = first.targets[0].frame_shift
+        self.num_tokens = min(x.fingerprint["num_tokens"] for x in self.stores)
+        self.max_num_nodes = max(x.max_num_frames for x in self.stores)
 
     def __len__(self) -> int:
         """Number of utterances."""

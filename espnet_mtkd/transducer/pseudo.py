@@ -1,20 +1,62 @@
-"""Transcripts of unlabelled audio by a teacher transducer, filtered by confidence.
+"""Transcripts of unlabelled audio by a teacher transducer, and which of them are used.
 
-The confidence of a transcript is the mean (geometric) of its tokens' probabilities, the
-blanks between them included: exp(log-probability of the hypothesis / number of tokens),
-with the log-probability that ESPnet's `asr_inference` writes.
+The confidence of a transcript is the mean (geometric) of its tokens' probabilities; see
+`espnet_mtkd.transducer.confidence`. Being sure is not all: tokens that come faster or
+slower than speech, and words said again and again, are what a transducer writes where
+it understands nothing.
 """
 
 import dataclasses
 import math
-import re
 from pathlib import Path
 
 from espnet_mtkd.data.kaldi import read_lines, read_wav_scp
-from espnet_mtkd.errors import DataError
+from espnet_mtkd.errors import ConfigError, DataError
 from espnet_mtkd.files import write_atomically
+from espnet_mtkd.transducer.confidence import DECODED, mean_probability, read_scores
 
 FIELDS = "utterance confidence tokens kept reason text".split()
+NOT_CONFIDENT = "not confident"
+
+
+@dataclasses.dataclass(frozen=True)
+class Filters:
+    """What a transcript has to be.
+
+    Attributes:
+        min_confidence: 0 to 1.
+        min_tokens_per_second, max_tokens_per_second: of the whole audio.
+        max_repeats: times that the same tokens may follow each other, from 1.
+
+    Raises:
+        ConfigError: a value that means nothing.
+    """
+
+    min_confidence: float = 0.8
+    min_tokens_per_second: float = 0.5
+    max_tokens_per_second: float = 25.0
+    max_repeats: int = 3
+
+    def __post_init__(self):
+        """Refuse values that mean nothing."""
+        if not 0 <= self.min_confidence <= 1:
+            raise ConfigError(
+                f"--min_confidence: expected 0 to 1, found {self.min_confidence}"
+            )
+        if not 0 <= self.min_tokens_per_second < math.inf:
+            raise ConfigError(
+                "--min_tokens_per_second: expected a number from 0, found "
+                f"{self.min_tokens_per_second}"
+            )
+        if not self.max_tokens_per_second > self.min_tokens_per_second:
+            raise ConfigError(
+                "--max_tokens_per_second: expected above --min_tokens_per_second "
+                f"{self.min_tokens_per_second}, found {self.max_tokens_per_second}"
+            )
+        if self.max_repeats < 1:
+            raise ConfigError(
+                f"--max_repeats: expected from 1, found {self.max_repeats}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,52 +66,75 @@ class PseudoLabel:
     Attributes:
         utt: utterance id.
         text: transcript.
-        num_tokens: of it.
+        seconds: of the audio.
+        num_tokens: of the transcript.
         confidence: 0 to 1.
-        reason: None where it is kept.
+        reason: None where it is kept; `not confident` where nothing else is wrong.
     """
 
     utt: str
     text: str
+    seconds: float
     num_tokens: int
     confidence: float
     reason: str | None
 
 
-def read_pseudo_labels(decode_dir: Path, min_confidence: float) -> list[PseudoLabel]:
+def count_repeats(tokens) -> int:
+    """How often the same tokens, one or more, follow each other at most.
+
+    1 where nothing is said twice in a row, 0 without a token.
+    """
+    most = min(1, len(tokens))
+    for n in range(1, len(tokens) // 2 + 1):
+        run = 0  # of tokens that are the one n before
+        for a, b in zip(tokens, tokens[n:], strict=False):
+            run = run + 1 if a == b else 0
+            most = max(most, run // n + 1)
+    return most
+
+
+def read_pseudo_labels(decode_dir: Path, filters: Filters) -> list[PseudoLabel]:
     """Judge the hypotheses of one data set.
 
     Args:
-        decode_dir: with `text`, `token_int` and `score`.
-        min_confidence: 0 to 1; below it a transcript is dropped.
+        decode_dir: with `text`, `token_int` and, of `score_hypotheses`, `token_logp`.
+        filters: what is kept.
 
     Returns:
         One for each utterance, in the order of `text`.
 
     Raises:
-        DataError: a file is missing, or a score is no number.
+        DataError: a file is missing, or they are of different hypotheses.
     """
-    texts, tokens, scores = (
-        read_lines(decode_dir / name, "what asr.sh's stage 12 writes")
-        for name in ("text", "token_int", "score")
+    texts, all_tokens = (
+        read_lines(decode_dir / name, DECODED) for name in ("text", "token_int")
     )
+    scores = read_scores(decode_dir)
     labels = []
     for utt, text in texts.items():
-        # ESPnet writes a number, or the text of a tensor that holds one.
-        found = re.fullmatch(r"(?:tensor\()?(-?[\d.]+(?:e-?\d+)?)\)?", scores[utt])
-        if found is None:
+        tokens = all_tokens.get(utt, "").split()
+        seconds, logp = scores.get(utt, (0.0, []))
+        if utt in scores and len(logp) != len(tokens):
             raise DataError(
-                f"{decode_dir / 'score'}: utterance {utt}: expected a log-probability, "
-                f"found '{scores[utt]}'"
+                f"{decode_dir}: utterance {utt}: {len(tokens)} tokens in token_int, "
+                f"{len(logp)} in token_logp: remove that, it is then written anew"
             )
-        num_tokens = len(tokens.get(utt, "").split())
-        confidence = math.exp(min(0.0, float(found[1]) / max(1, num_tokens)))
+        confidence = mean_probability(logp)
         reason = None
-        if not text:
+        if utt not in scores:
+            reason = "no usable audio"
+        elif not text:
             reason = "empty"
-        elif confidence < min_confidence:
-            reason = "not confident"
-        labels.append(PseudoLabel(utt, text, num_tokens, confidence, reason))
+        elif len(tokens) < filters.min_tokens_per_second * seconds:
+            reason = "few tokens a second"
+        elif len(tokens) > filters.max_tokens_per_second * seconds:
+            reason = "many tokens a second"
+        elif count_repeats(tokens) > filters.max_repeats:
+            reason = "repeats itself"
+        elif confidence < filters.min_confidence:
+            reason = NOT_CONFIDENT
+        labels.append(PseudoLabel(utt, text, seconds, len(tokens), confidence, reason))
     return labels
 
 
@@ -101,6 +166,11 @@ def write_training_set(
                 continue
             if label.utt in scp:
                 raise DataError(f"utterance {label.utt} stands in two data directories")
+            if label.utt not in audio:
+                raise DataError(
+                    f"{data_dir / 'wav.scp'}: no utterance {label.utt}, which has a "
+                    "hypothesis: decode that directory again"
+                )
             scp[label.utt], text[label.utt] = audio[label.utt], label.text
     out_dir.mkdir(parents=True, exist_ok=True)
     utts = sorted(scp, key=str.encode)

@@ -6,6 +6,11 @@ for their gradient. Here joint and loss are computed for a few utterances at a t
 to their own lengths, and each slice's gradients are taken before the next is begun; so
 only the gradients of encoder and decoder outputs and of the joint's parameters stay.
 Value and gradients are those of the plain computation.
+
+Gradients that are taken before the backward pass know nothing of a gradient scaler's
+factor, and fp16 would lose the small ones. So autocast is off in the slices: joint and
+loss have the precision of the joint's parameters, and gradients are kept in fp32 until
+the one that comes in, with the factor, has been multiplied on.
 """
 
 import torch
@@ -41,40 +46,48 @@ def plan_slices(num_frames, num_labels, vocab_size: int, max_logits: int = MAX_L
 
 class _SlicedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, compute, slices, h_BTD, g_BUD, *parameters):
+    def forward(ctx, compute, slices, dtype, h_BTD, g_BUD, *parameters):
         inputs = [h_BTD, g_BUD, *parameters]
+        needed = ctx.needs_input_grad[3:]
         grads = [
-            torch.zeros_like(x) if need else None
-            for x, need in zip(inputs, ctx.needs_input_grad[2:], strict=True)
+            torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
+            if need
+            else None
+            for x, need in zip(inputs, needed, strict=True)
         ]
         total = 0.0
         for index in slices:
             with torch.enable_grad():
-                h = h_BTD.detach()[index].requires_grad_(grads[0] is not None)
-                g = g_BUD.detach()[index].requires_grad_(grads[1] is not None)
+                h = h_BTD.detach()[index].to(dtype).requires_grad_(needed[0])
+                g = g_BUD.detach()[index].to(dtype).requires_grad_(needed[1])
                 loss = compute(index, h, g)
             wanted = [
                 (x, grad)
                 for x, grad in zip([h, g, *parameters], grads, strict=True)
                 if grad is not None
             ]
-            if wanted:
-                found = torch.autograd.grad(loss, [x for x, _ in wanted])
-                for (x, grad), part in zip(wanted, found, strict=True):
-                    if x is h or x is g:
-                        grad[index] = part
-                    else:
-                        grad += part
+            found = torch.autograd.grad(loss, [x for x, _ in wanted])
+            for (x, grad), part in zip(wanted, found, strict=True):
+                if x is h or x is g:
+                    grad[index] = part.to(grad.dtype)
+                else:
+                    grad += part
             total = total + loss.detach()
         ctx.save_for_backward(*(g for g in grads if g is not None))
-        ctx.needed = [g is not None for g in grads]
+        ctx.dtypes = [
+            x.dtype if need else None for x, need in zip(inputs, needed, strict=True)
+        ]
         return total
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx, grad_output):
         saved = iter(ctx.saved_tensors)
-        grads = [next(saved) * grad_output if n else None for n in ctx.needed]
-        return None, None, *grads
+        grads = [
+            (next(saved) * grad_output).to(dtype) if dtype is not None else None
+            for dtype in ctx.dtypes
+        ]
+        return None, None, None, *grads
 
 
 def sliced_transducer_loss(
@@ -99,11 +112,13 @@ def sliced_transducer_loss(
         max_logits: of a slice.
 
     Returns:
-        The loss, mean over the batch, as the plain computation gives it.
+        The loss, mean over the batch, as the plain computation gives it
+        without autocast.
     """
     frames, labels = num_frames_B.tolist(), num_labels_B.tolist()
     slices = plan_slices(frames, labels, joint.lin_out.out_features, max_logits)
     parameters = [p for p in joint.parameters() if p.requires_grad]
+    dtype = joint.lin_out.weight.dtype
 
     def compute(index, h, g):
         T = max(frames[b] for b in index)
@@ -114,4 +129,12 @@ def sliced_transducer_loss(
         )
         return loss * (len(index) / len(frames))
 
-    return _SlicedLoss.apply(compute, slices, h_BTD, g_BUD, *parameters)
+    differentiable = [x for x in (h_BTD, g_BUD, *parameters) if x.requires_grad]
+    # Around the gradients too: autocast reaches the products that these are made of.
+    with torch.autocast(h_BTD.device.type, enabled=False):
+        if torch.is_grad_enabled() and differentiable:
+            return _SlicedLoss.apply(compute, slices, dtype, h_BTD, g_BUD, *parameters)
+        return sum(
+            compute(index, h_BTD[index].to(dtype), g_BUD[index].to(dtype))
+            for index in slices
+        )

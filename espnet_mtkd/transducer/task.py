@@ -72,6 +72,11 @@ class MTKDASRTask(espnet_asr.ASRTask):
             kd = PathKDConfig(**args.path_kd_conf)
         except TypeError as e:
             raise ConfigError(f"path_kd_conf: {e}") from e
+        if args.path_kd_conf and args.path_targets_dir is None:
+            raise ConfigError(
+                "path_kd_conf: nothing is distilled without path_targets_dir (mtkd.sh: "
+                "--kd_teacher_exp)"
+            )
         if args.decoder != "transducer":
             raise ConfigError(f"decoder: expected transducer, found {args.decoder}")
         args.model = MODEL

@@ -30,7 +30,9 @@ FLAGS = {
     "license language corpus dataset title limits teacher inference_config "
     "inference_args ignore_names",
     "mtkd_preflight": "teachers data_dir distinct ends asr_config lengths",
-    "mtkd_pseudo_label": "labelled unlabelled decode_dir min_confidence out_dir",
+    "mtkd_pseudo_label": "labelled unlabelled decode_dir asr_exp model_file "
+    "shape_dir min_confidence min_tokens_per_second max_tokens_per_second max_repeats "
+    "out_dir reference curve ngpu nj",
     "mtkd_report": "expdir rows espnet_results command note",
     "mtkd_upload": "archive hf_repo dry_run out_dir private ignore_names",
     # beside all of ESPnet's

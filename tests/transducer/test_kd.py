@@ -58,6 +58,28 @@ def test_what_is_left_out_is_one_outcome(variant, k):
         assert float(found[n]) == pytest.approx(expected, rel=1e-3, abs=1e-4)
 
 
+def test_a_temperature_softens_the_rest_as_one_outcome():
+    """As documented: a loop; less than the divergence of all softened tokens."""
+    teacher, logits = draw(5)
+    ids, logp = choose_tokens(teacher, 0, NEXT, 3)
+    found = path_kd_loss(logits, ids, logp, NEXT >= 0, 4.0)
+    whole = torch.nn.functional.kl_div(
+        (logits / 4).log_softmax(1),
+        (teacher / 4).log_softmax(1),
+        reduction="none",
+        log_target=True,
+    ).sum(1)
+    for n in range(N):
+        folded = []
+        for x in (teacher[n].exp(), logits[n].softmax(0)):
+            kept = x[ids[n]].tolist()
+            soft = [v ** (1 / 4) for v in [*kept, 1 - sum(kept)]]
+            folded.append([v / sum(soft) for v in soft])
+        expected = sum(a * math.log(a / b) for a, b in zip(*folded, strict=True))
+        assert float(found[n]) == pytest.approx(16 * expected, rel=1e-3, abs=1e-3)
+    assert float(found.sum()) < 16 * float(whole.sum())
+
+
 @pytest.mark.parametrize("variant", ["topk", "collapsed"])
 @pytest.mark.parametrize("k", [2, 4, V])
 def test_it_is_zero_with_a_zero_gradient_where_both_agree(variant, k):

@@ -4,7 +4,25 @@ import math
 
 import pytest
 
-from espnet_mtkd.bin import mtkd_pseudo_label
+from espnet_mtkd.errors import ConfigError, DataError
+from espnet_mtkd.transducer.pseudo import (
+    Filters,
+    count_repeats,
+    read_pseudo_labels,
+    write_training_set,
+)
+
+# utterance: text, tokens, seconds and log-probabilities
+HYPOTHESES = {
+    "a0": ("ONE", "1 2 3", "1.0 -0.1 -0.2 0.0"),
+    "a1": ("TWO", "4 5 6", "1.0 -1.0 -1.0 -1.0"),
+    "a2": ("", "", "1.0"),
+    "a3": ("THREE", "7 8 9 9 9", "6.0 -0.1 -0.1 -0.1 -0.1 -0.1"),
+    "a4": ("A A A A", "1 1 1 1", "2.0 0.0 0.0 0.0 0.0"),
+    "a5": ("FAST", "1 2 3 4", "0.1 0.0 0.0 0.0 0.0"),
+    "a6": ("E", "5", "9.0 0.0"),
+    "a7": ("LOST", "5 6", None),
+}
 
 
 @pytest.fixture
@@ -17,25 +35,24 @@ def sets(tmp_path):
     (labelled / "wav.scp").write_text("b1 /b1.flac\n")
     (labelled / "text").write_text("b1 HELLO WORLD\n")
     (labelled / "feats_type").write_text("raw\n")
-    (unlabelled / "wav.scp").write_text("".join(f"a{i} /a{i}.flac\n" for i in range(4)))
-    (decoded / "text").write_text("a0 ONE\na1 TWO\na2 \na3 THREE\n")
-    (decoded / "token_int").write_text("a0 1 2 3\na1 4 5 6\na2 \na3 7 8 9 9 9\n")
-    (decoded / "score").write_text("a0 -0.3\na1 -3.0\na2 -0.1\na3 tensor(-0.5)\n")
+    (unlabelled / "wav.scp").write_text("".join(f"{x} /{x}.flac\n" for x in HYPOTHESES))
+    for i, name in enumerate(("text", "token_int", "token_logp")):
+        lines = [f"{u} {x[i]}\n" for u, x in HYPOTHESES.items() if x[i] is not None]
+        (decoded / name).write_text("".join(lines))
     return tmp_path
 
 
-def command(folder, *extra):
-    return [
-        *("--labelled", str(folder / "train")),
-        *("--unlabelled", str(folder / "unlabelled_x")),
-        *("--decode_dir", str(folder / "decode"), "--out_dir", str(folder / "out")),
-        *extra,
-    ]
+def read(sets, *filters):
+    return read_pseudo_labels(sets / "decode/unlabelled_x", Filters(*filters))
 
 
-def test_confident_transcripts_join_the_training_set(sets, capsys):
-    mtkd_pseudo_label.main(command(sets, "--min_confidence", "0.8"))
-    assert "2 of 4 transcripts kept" in capsys.readouterr().out
+def write(sets):
+    labels = {sets / "unlabelled_x": read(sets)}
+    write_training_set(sets / "train", labels, sets / "out")
+
+
+def test_confident_transcripts_join_the_training_set(sets):
+    write(sets)
     out = sets / "out"
     assert (out / "text").read_text() == "a0 ONE\na3 THREE\nb1 HELLO WORLD\n"
     scp = "a0 /a0.flac\na3 /a3.flac\nb1 /b1.flac\n"
@@ -44,36 +61,86 @@ def test_confident_transcripts_join_the_training_set(sets, capsys):
     rows = [x.split("\t") for x in (out / "pseudo_labels.tsv").read_text().splitlines()]
     found = {row[0]: row[1:] for row in rows[1:]}
     assert float(found["a0"][0]) == pytest.approx(math.exp(-0.1), abs=1e-4)
+    assert found["a0"][1:] == ["3", "1", "", "ONE"]
     assert found["a1"][2:] == ["0", "not confident", "TWO"]
     assert found["a2"][2:4] == ["0", "empty"]
     assert found["a3"][2:] == ["1", "", "THREE"]
+    assert found["a4"][2:4] == ["0", "repeats itself"]
+    assert found["a5"][2:4] == ["0", "many tokens a second"]
+    assert found["a6"][2:4] == ["0", "few tokens a second"]
+    assert found["a7"][2:4] == ["0", "no usable audio"]
+
+
+def test_each_filter_can_be_opened(sets):
+    kept = {x.utt for x in read(sets, 0.0, 0.0, 1000.0, 1000) if x.reason is None}
+    assert kept == set(HYPOTHESES) - {"a2", "a7"}
 
 
 @pytest.mark.parametrize(
-    "change, code, message",
+    "name, content, message",
     [
-        ({"score": "a0 -0.3\na1 nan?\na2 0\na3 0\n"}, 4, "a1: expected a log-prob"),
-        ({"text": None}, 4, "text: no such file"),
+        ("token_logp", "a0 1.0 x\n", "a0: expected seconds and log-probabilities"),
+        ("token_logp", "a0 1.0 -0.1\n", "a0: 3 tokens in token_int, 1 in token_logp"),
+        ("token_logp", "a0\n", "a0: expected seconds"),
+        ("text", None, "text: no such file"),
     ],
 )
-def test_hypotheses_that_cannot_be_read(sets, capsys, change, code, message):
-    for name, content in change.items():
-        path = sets / "decode/unlabelled_x" / name
-        path.unlink() if content is None else path.write_text(content)
-    with pytest.raises(SystemExit) as end:
-        mtkd_pseudo_label.main(command(sets))
-    assert end.value.code == code
-    assert message in capsys.readouterr().err
+def test_hypotheses_that_cannot_be_read(sets, name, content, message):
+    path = sets / "decode/unlabelled_x" / name
+    path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(DataError, match=message):
+        read(sets)
 
 
-def test_an_id_in_both_sets_and_a_wrong_threshold(sets, capsys):
-    with pytest.raises(SystemExit) as end:
-        mtkd_pseudo_label.main(command(sets, "--min_confidence", "80"))
-    assert end.value.code == 2
-    assert "expected 0 to 1, found 80" in capsys.readouterr().err
+def test_an_id_in_both_sets_and_one_without_audio(sets):
+    (sets / "unlabelled_x/wav.scp").write_text("a0 /a0.flac\n")
+    with pytest.raises(DataError, match="no utterance a3"):
+        write(sets)
     (sets / "train/wav.scp").write_text("a0 /b1.flac\n")
     (sets / "train/text").write_text("a0 HELLO WORLD\n")
-    with pytest.raises(SystemExit) as end:
-        mtkd_pseudo_label.main(command(sets))
-    assert end.value.code == 4
-    assert "utterance a0 stands in two" in capsys.readouterr().err
+    with pytest.raises(DataError, match="utterance a0 stands in two"):
+        write(sets)
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        (dict(min_confidence=80), "--min_confidence: expected 0 to 1, found 80"),
+        (dict(min_confidence=math.nan), "--min_confidence"),
+        (dict(min_tokens_per_second=-1), "--min_tokens_per_second"),
+        (dict(max_tokens_per_second=0.1), "--max_tokens_per_second: expected above"),
+        (dict(max_repeats=0), "--max_repeats: expected from 1"),
+    ],
+)
+def test_filters_that_mean_nothing_are_refused(values, message):
+    with pytest.raises(ConfigError, match=message):
+        Filters(**values)
+
+
+def repeats(tokens: str) -> int:
+    """Every stretch of every place, as often as it goes on from there."""
+    most = min(1, len(tokens))
+    for start in range(len(tokens)):
+        for n in range(1, len(tokens) - start + 1):
+            unit, times = tokens[start : start + n], 1
+            while tokens[start + times * n :].startswith(unit):
+                times += 1
+            most = max(most, times)
+    return most
+
+
+@pytest.mark.parametrize(
+    "tokens, expected",
+    [("", 0), ("a", 1), ("abc", 1), ("abab", 2), ("xabcabcabcy", 3), ("aabaabaab", 3)],
+)
+def test_repeats_of_tokens_in_a_row(tokens, expected):
+    assert count_repeats(list(tokens)) == expected == repeats(tokens)
+
+
+def test_repeats_are_those_of_a_plain_search():
+    import random
+
+    rng = random.Random(0)
+    for _ in range(300):
+        tokens = "".join(rng.choice("ab") for _ in range(rng.randrange(12)))
+        assert count_repeats(tokens) == repeats(tokens), tokens

@@ -47,12 +47,87 @@ def test_value_and_gradients_are_the_plain_ones(max_logits, frozen):
         torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-6)
 
 
-def test_validation_needs_no_gradients():
+def relative_errors(found, expected):
+    return [
+        float((x.double() - y).norm() / y.norm())
+        for x, y in zip(found, expected, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("lowered", [False, True], ids=["fp32 inputs", "low inputs"])
+def test_small_gradients_survive_mixed_precision(dtype, lowered):
+    """With a scaler's factor, against fp64; the loss is small, as after a training."""
+    joint, h, g, *rest = make_batch(5, [30, 28, 25, 20], [6, 5, 6, 4])
+    wanted = [h, g, *joint.parameters()]
+    optimizer = torch.optim.Adam(wanted, 0.1)
+    for _ in range(300):
+        optimizer.zero_grad()
+        plain_loss(joint, h, g, *rest).backward()
+        optimizer.step()
+    if lowered:  # as an encoder gives them under autocast
+        h, g = (x.detach().to(dtype).requires_grad_() for x in (h, g))
+        wanted[:2] = h, g
+    loss = plain_loss(joint, h.double(), g.double(), *rest)
+    assert float(loss.detach()) < 0.05
+    expected = [x.double() for x in torch.autograd.grad(loss, wanted)]
+
+    joint, scale = joint.float(), 65536.0
+    if not lowered:
+        h, g = (x.detach().float().requires_grad_() for x in (h, g))
+    wanted = [h, g, *joint.parameters()]
+    errors = []
+    for compute in (
+        lambda: plain_loss(joint, h, g, *rest),
+        lambda: sliced_transducer_loss(joint, RNNTLoss(), h, g, *rest, 2000),
+    ):
+        with torch.autocast("cpu", dtype=dtype):
+            loss = compute()
+        grads = torch.autograd.grad(scale * loss, wanted)
+        assert [x.dtype for x in grads] == [x.dtype for x in wanted]
+        errors.append(
+            max(relative_errors([x.double() / scale for x in grads], expected))
+        )
+    plain, sliced = errors
+    # No more than the gradients of inputs in low precision are rounded.
+    assert sliced < 5e-3 < plain
+
+
+def test_the_joint_network_keeps_its_gradients_for_others_under_autocast():
+    """Path distillation evaluates it in the same forward pass."""
+    joint, h, g, *rest = make_batch(6, [7, 6], [2, 3])
+    joint, h, g = joint.float(), h.detach().float(), g.detach().float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = sliced_transducer_loss(joint, RNNTLoss(), h, g, *rest, 100)
+        other = joint(h[:, 0], g[:, 0]).float().square().sum()
+    of_both = torch.autograd.grad(loss + other, list(joint.parameters()))
+    of_loss = torch.autograd.grad(
+        plain_loss(joint, h, g, *rest), list(joint.parameters())
+    )
+    of_other = torch.autograd.grad(
+        joint(h[:, 0], g[:, 0]).square().sum(), list(joint.parameters())
+    )
+    for both, x, y in zip(of_both, of_loss, of_other, strict=True):
+        torch.testing.assert_close(both, x + y, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float16, torch.bfloat16])
+def test_validation_computes_the_loss_and_no_gradient(dtype):
     joint, h, g, *rest = make_batch(4, [7, 6], [2, 3])
-    with torch.no_grad():
-        found = sliced_transducer_loss(joint, RNNTLoss(), h, g, *rest, 100)
-    expected = plain_loss(joint, h, g, *rest)
-    torch.testing.assert_close(found.double(), expected.detach().double())
+    expected = plain_loss(joint, h, g, *rest).detach().float()
+    if dtype is not None:
+        joint, h, g = joint.float(), h.float(), g.float()
+    asked = []
+
+    def criterion(logits, *arguments):
+        asked.append(logits.requires_grad)
+        return RNNTLoss()(logits, *arguments)
+
+    with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype is not None):
+        found = sliced_transducer_loss(joint, criterion, h, g, *rest, 100)
+    torch.testing.assert_close(found, expected)
+    assert not found.requires_grad
+    assert asked == [False, False]
 
 
 @given(

@@ -248,6 +248,13 @@ def test_paths_change_the_training_and_slices_do_not(data, paths, tmp_path):
         (["--path_kd_conf", "wieght=1"], "unexpected keyword argument 'wieght'"),
         (["--path_kd_conf", "variant=all"], "expected one of"),
         (["--path_kd_conf", "weight=-1"], "expected above 0, found -1"),
+        (["--path_kd_conf", "time_shift=-2"], "time_shift: expected a whole number"),
+        (["--path_kd_conf", "time_shift=0.5"], "time_shift: expected a whole number"),
+        (["--path_kd_conf", "temperature=.inf"], "found inf"),
+        (
+            ["--path_kd_conf", "weight=0.3"],
+            "nothing is distilled without path_targets_dir",
+        ),
         (["--path_targets_dir", "/nowhere"], "run mtkd_extract_paths"),
     ],
 )
@@ -256,6 +263,36 @@ def test_wrong_settings_are_refused(data, tmp_path, capsys, extra, message):
         train_student(data, tmp_path / "exp", *extra)
     assert end.value.code in (2, 5)
     assert message in capsys.readouterr().err
+
+
+def test_a_time_shift_beyond_the_end_of_every_path_is_refused(
+    data, paths, tmp_path, capsys
+):
+    """Nothing would be compared."""
+    with pytest.raises(SystemExit) as end:
+        train_student(
+            data,
+            tmp_path / "exp",
+            *("--path_targets_dir", str(paths), "--path_kd_conf", "time_shift=9999"),
+        )
+    assert end.value.code == 2
+    assert "path_kd_conf.time_shift: expected below" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("num_tokens", [5, None])
+def test_a_temperature_over_few_tokens_is_warned_of(
+    data, teacher, paths, tmp_path, caplog, num_tokens
+):
+    """All of them give the divergence of the softened distributions."""
+    if num_tokens is None:
+        paths = tmp_path / "paths"
+        num_tokens = len((data / "tokens.txt").read_text().splitlines())
+        command = extraction(teacher, data, paths, "--num_tokens", str(num_tokens))
+        mtkd_extract_paths.main(command)
+    extra = ("--path_targets_dir", str(paths), "--path_kd_conf", "temperature=2")
+    train_student(data, tmp_path / "exp", *extra)
+    is_warned = "path_kd_conf.temperature: 2 softens the 5 stored" in caplog.text
+    assert is_warned == (num_tokens == 5)
 
 
 def test_another_token_list_is_refused_by_its_first_token(paths):

@@ -544,13 +544,21 @@ check_handover() {
 # Stage 11: the teacher's transcripts of the unlabelled sets, and lengths of the whole
 # -> ${dumpdir}/raw/${kd_train_set}, ${kd_stats_dir}
 label_unlabelled() {
+    local decoded=${kd_teacher_exp}/decode_unlabelled
     asr 12 --asr_exp "${kd_teacher_exp}" --test_sets "${_unlabelled[*]##*/}" \
         --python "${with_plugin}" \
         --inference_asr_model "${kd_teacher_model}" --inference_tag decode_unlabelled
+    log "log: ${decoded}/pseudo_label.log"
     # shellcheck disable=SC2086
-    mtkd pseudo_label --labelled "${_train}" --unlabelled "${_unlabelled[@]}" \
-        --out_dir "${dumpdir}/raw/${kd_train_set}${_sp}" \
-        --decode_dir "${kd_teacher_exp}/decode_unlabelled" ${pseudo_args}
+    with_last_line "${decoded}/pseudo_label.log" \
+        ${cuda_cmd} --gpu "$((ngpu > 0 ? 1 : 0))" "${decoded}/pseudo_label.log" \
+            ${python} -m espnet_mtkd.bin.mtkd_pseudo_label --asr_exp "${kd_teacher_exp}" \
+                --model_file "${kd_teacher_model}" --decode_dir "${decoded}" \
+                --labelled "${_train}" --unlabelled "${_unlabelled[@]}" \
+                --out_dir "${dumpdir}/raw/${kd_train_set}${_sp}" \
+                --shape_dir "${mtkd_stats_dir}" --nj "${nj}" \
+                --ngpu "$((ngpu > 0 ? 1 : 0))" ${pseudo_args}
+    grep 'transcripts kept$' "${decoded}/pseudo_label.log" || true
     asr 10 --asr_config "${stats_config}" --asr_args "${stats_args}" --feats_normalize global_mvn \
         --train_set "${kd_train_set}" --asr_stats_dir "${kd_stats_dir}"
     # The encoder was pre-trained on features normalised by the labelled set's statistics.

@@ -21,7 +21,7 @@
 #          teacher transducer: 30 * 100.6 * (1 / 500 + 1 / 520) = 11.8 GPU-h
 #          best paths: 36 * (25 + 5.4) * 3600 * 100.6 / 1e9 = 0.4 GB
 #          in time: 100.6 / 500 = 0.2 GPU-h
-#          pseudo-labels: 860.3 / 20 = 43.0 GPU-h
+#          pseudo-labels: 860.3 / 20 + 860.3 / 500 = 44.7 GPU-h
 #          best paths of all: 36 * (25 + 5.4) * 3600 * 960.9 / 1e9 = 3.8 GB
 #          in time: 960.9 / 500 = 1.9 GPU-h
 # Stage 12, decoding, each row: (10.7 + 10.5) / 20 = 1.1 GPU-h
