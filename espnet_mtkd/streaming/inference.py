@@ -1,6 +1,7 @@
 """Decode streams of audio with an ESPnet transducer, many streams with one model."""
 
 import itertools
+import math
 from pathlib import Path
 
 import torch
@@ -24,7 +25,9 @@ from espnet_mtkd.streaming.stream import (
     check_samples,
 )
 
-OVERLAP = 0.5  # s before a cut that the next segment hears again, at most
+# s before a cut that the next segment hears again, at most: a word of a second whose
+# first token comes half a second after its end has begun so long before.
+OVERLAP = 1.5
 
 
 class Speech2TextStreamingTransducer:
@@ -119,7 +122,7 @@ class Speech2TextStreamingTransducer:
             )
         self.endpoint_frames = endpoint_silence * frames_per_second
         self.max_frames = max_segment * frames_per_second
-        self.overlap_frames = int(OVERLAP * frames_per_second)
+        self.overlap_frames = math.ceil(OVERLAP * frames_per_second)
 
     @staticmethod
     def from_pretrained(model_tag: str, **kwargs) -> "Speech2TextStreamingTransducer":
@@ -323,7 +326,8 @@ class Speech2TextStreamingTransducer:
         if not is_endpoint and stream.num_frames < self.max_frames:
             return False
         # A token comes somewhat later than its sound, so a word may have begun before
-        # the cut: the next segment begins in the silence, but nearer to its end.
+        # the cut, and its beginning is needed. But the word before must not be heard
+        # again: the next segment begins in the second half of the silence.
         back = min(silence // 2, self.overlap_frames)
         begin = stream.begin + (stream.num_frames - back) * self.frame_shift
         if best.tokens:

@@ -457,7 +457,7 @@ def expected_segments(model, wave, endpoint_frames: int, max_frames: int):
             return segments + ([(tokens, begin)] if tokens else [])
         if tokens:
             segments.append((tokens, begin))
-        begin += models.FRAME_SHIFT * (frame + 1 - min(silence // 2, 12))
+        begin += models.FRAME_SHIFT * (frame + 1 - min(silence // 2, 38))  # 1.52 s
 
 
 @pytest.mark.parametrize("endpoint_frames, max_frames", [(5, 60), (3, 30), (8, 25)])
@@ -549,6 +549,26 @@ def test_silence_is_empty_text(tmp_path):
     speech2text = Speech2TextStreamingTransducer(*files, max_segment=2.0)
     segments = run(speech2text.open_stream(), np.zeros((10, 16000)))
     assert [segment.text for segment in segments] == [""]
+
+
+@pytest.mark.parametrize("input_layer", ["conv2d", "conv2d6", "conv2d8"])
+def test_a_cut_in_silence_hears_the_last_second_and_a_half_again(tmp_path, input_layer):
+    """A word may have begun there whose first token is yet to come."""
+    files = models.build(
+        tmp_path / "model",
+        blank_bias=30.0,
+        can_stream=False,
+        encoder_conf=conf(input_layer=input_layer),
+    )
+    speech2text = Speech2TextStreamingTransducer(*files, max_segment=4.0)
+    stream, begins = speech2text.open_stream(), [0.0]
+    for heard_ms in range(100, 12001, 100):
+        begin = stream.accept(np.zeros(1600))[-1].begin_ms
+        if begin != begins[-1]:
+            begins.append(begin)
+            assert heard_ms - begin >= 1500
+    steps = np.diff(begins)
+    assert len(steps) >= 3 and np.all(np.abs(steps - 2500) <= 120)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
