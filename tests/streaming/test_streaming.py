@@ -556,8 +556,7 @@ def test_a_cut_in_silence_hears_the_last_second_and_a_half_again(tmp_path, input
     """A word may have begun there whose first token is yet to come."""
     files = models.build(
         tmp_path / "model",
-        blank_bias=30.0,
-        can_stream=False,
+        blank_bias=50.0,
         encoder_conf=conf(input_layer=input_layer),
     )
     speech2text = Speech2TextStreamingTransducer(*files, max_segment=4.0)
