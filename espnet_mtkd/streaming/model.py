@@ -45,7 +45,8 @@ def check_model(model, args) -> None:
     if not model.use_transducer_decoder:
         raise ConfigError(
             f"streaming: expected 'decoder: transducer', found '{args.decoder}': "
-            "decode it with espnet2.bin.asr_inference or asr_inference_streaming"
+            "decode it with espnet2.bin.asr_inference, or, if its encoder has blocks, "
+            "asr_inference_streaming"
         )
     if getattr(model, "transducer_multi_blank_durations", None):
         raise ConfigError(
