@@ -15,11 +15,12 @@ Example:
 """
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
 from espnet_mtkd.compat import require_espnet
-from espnet_mtkd.errors import ConfigError, report_errors
+from espnet_mtkd.errors import ConfigError, DataError, report_errors
 
 OPTIONS = (  # passed on to the decoder as they are
     "bpemodel dtype search_type beam_size max_symbols_per_frame endpoint_silence "
@@ -37,11 +38,22 @@ def get_parser():
         "audio",
         nargs="*",
         help="wav or flac files; '-': 16-bit PCM, one channel, the model's sample rate "
-        "(16 kHz), from standard input",
+        "(16 kHz), raw or with a WAV header, from standard input, until it ends or "
+        "Ctrl-C",
     )
     add("--microphone", action="store_true", help="until Ctrl-C; needs sounddevice")
     add("--wav_scp", type=Path, help="all utterances of a Kaldi wav.scp")
-    add("--out", type=Path, help="write '<utterance> <text>' lines, as Kaldi's text")
+    add(
+        "--out",
+        type=Path,
+        help="write '<utterance> <text>' lines, as Kaldi's text, each when it is known",
+    )
+    add(
+        "--resume",
+        action="store_true",
+        help="keep the lines that --out has, of a run with the same model and options "
+        "that was stopped, and decode the others (default: decode all)",
+    )
     add("--asr_train_config", type=Path, help="config.yaml of an ESPnet ASR model")
     add("--asr_model_file", type=Path, help="its .pth")
     add("--model_tag", help="of a published ESPnet model, in place of the two")
@@ -111,8 +123,10 @@ def check(args) -> None:
         raise ConfigError(
             "expected --asr_train_config and --asr_model_file, or --model_tag"
         )
+    if args.resume and not args.out:
+        raise ConfigError("--resume goes on with the file that --out names: give it")
     for name in ("chunk_ms", "num_streams", "num_threads"):
-        if not getattr(args, name) > 0:
+        if not 0 < getattr(args, name) < math.inf:
             raise ConfigError(
                 f"--{name}: expected above 0, found {getattr(args, name)}"
             )
@@ -140,29 +154,100 @@ def load(args):
     )
 
 
+def run(args, speech2text) -> None:
+    """Decode what the command line names.
+
+    Raises:
+        DataError: some utterances could not be decoded: they are named, the others
+            were.
+    """
+    from espnet_mtkd.streaming import sources
+    from espnet_mtkd.streaming.live import LivePrinter
+    from espnet_mtkd.streaming.sessions import decode, statistics
+    from espnet_mtkd.streaming.texts import TextFile
+
+    rate = speech2text.sample_rate
+    chunk_size = max(1, round(args.chunk_ms / 1000 * rate))
+    is_live = args.microphone or args.audio == ["-"]
+    paths = {} if is_live else sources.list_files(args.audio, args.wav_scp)
+    out = TextFile(args.out, args.resume) if args.out else None
+    if out is not None and out.num_found:
+        say_what_was_found(out)
+    faults = {}
+
+    def report(utt: str, fault: str) -> None:
+        faults[utt] = fault
+        print(f"error: {utt}: {fault}", file=sys.stderr, flush=True)
+
+    def end(session) -> None:
+        if session.fault:
+            report(session.utt, session.fault)
+        elif out is not None:
+            out.add(session.utt, session.text)
+        if not session.fault and not session.num_heard:
+            print(f"{session.utt}: no audio came", file=sys.stderr)
+
+    with sources.catch_ctrl_c() as stop:
+        if is_live:
+            inputs = sources.open_live(args.microphone, rate, chunk_size, stop)
+        else:
+            todo = {u: p for u, p in paths.items() if not out or u not in out.lines}
+            inputs, found = sources.open_files(todo, rate, chunk_size)
+            for utt, fault in found.items():
+                report(utt, fault)
+        sessions, seconds = decode(
+            speech2text,
+            inputs,
+            args.num_streams,
+            args.real_time,
+            LivePrinter(show_partial=not args.wav_scp),
+            end,
+            None if is_live else stop,
+        )
+        was_stopped = stop.is_set() and not is_live
+    if out is not None and not (was_stopped and not sessions):
+        out.finish(list(paths or inputs))
+    print("\n".join(statistics(sessions, seconds, rate)), file=sys.stderr)
+    if was_stopped and len(sessions) < len(inputs):
+        num_left = len(inputs) - len(sessions)
+        raise KeyboardInterrupt(
+            f"{num_left} utterances were not decoded; --out keeps the others, and "
+            "--resume goes on from them"
+        )
+    if faults:
+        raise DataError(
+            f"{len(faults)} of {len(inputs) + len(faults.keys() - inputs)} utterances "
+            "could not be decoded, the others were:\n  "
+            + "\n  ".join(f"{utt}: {fault}" for utt, fault in faults.items())
+        )
+
+
+def say_what_was_found(out) -> None:
+    """Say what becomes of the lines of an earlier run in `--out`."""
+    if out.keep:
+        what = f"--resume keeps {len(out.lines)} of its {out.num_found} lines"
+    else:
+        what = (
+            f"the {out.num_found} lines of an earlier run are replaced (--resume keeps "
+            "them and goes on)"
+        )
+    print(f"{out.path}: {what}", file=sys.stderr)
+
+
 @report_errors
 def main(cmd=None):
-    """Decode; exit codes as in `espnet_mtkd.errors`."""
+    """Decode; exit codes as in `espnet_mtkd.errors`, and 130 after Ctrl-C."""
     args = get_parser().parse_args(cmd)
     check(args)
     require_espnet()
-    from espnet_mtkd.streaming.live import LivePrinter
-    from espnet_mtkd.streaming.sessions import decode, statistics, write_text
-    from espnet_mtkd.streaming.sources import open_sources
-
-    speech2text = load(args)
-    sizes = ", ".join(f"{k} {v:g} ms" for k, v in speech2text.latency_ms().items())
-    print(f"encoder: {sizes}", file=sys.stderr)
-    rate = speech2text.sample_rate
-    chunk_size = max(1, round(args.chunk_ms / 1000 * rate))
-    sources = open_sources(args.audio, args.wav_scp, args.microphone, rate, chunk_size)
-    show = LivePrinter(show_partial=not args.wav_scp)
-    sessions, seconds = decode(
-        speech2text, sources, args.num_streams, args.real_time, show
-    )
-    if args.out:
-        write_text(args.out, list(sources), sessions)
-    print("\n".join(statistics(sessions, seconds, rate)), file=sys.stderr)
+    try:
+        speech2text = load(args)
+        sizes = ", ".join(f"{k} {v:g} ms" for k, v in speech2text.latency_ms().items())
+        print(f"encoder: {sizes}", file=sys.stderr)
+        run(args, speech2text)
+    except KeyboardInterrupt as e:
+        print(f"stopped by Ctrl-C. {e}".rstrip(), file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

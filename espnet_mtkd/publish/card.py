@@ -96,8 +96,9 @@ def _load(facts: CardFacts) -> str:
     )
     if facts.asr_config.get("encoder") == STREAMING_ENCODER:
         text += (
-            "\n\nChunk by chunk, which ESPnet cannot do with transducers, by "
-            f"espnet_mtkd:\n\n```\npython -m espnet_mtkd.bin.mtkd_asr_stream "
+            "\n\nChunk by chunk, which ESPnet's `asr_inference_streaming` cannot do "
+            "with transducers, by espnet_mtkd:\n\n```\n"
+            "python -m espnet_mtkd.bin.mtkd_asr_stream "
             f"--model_tag {REPO} speech.wav\n```"
         )
     return text

@@ -5,6 +5,6 @@ Works on stock ESPnet models: nothing of teachers, targets or training.
 """
 
 from espnet_mtkd.streaming.inference import Speech2TextStreamingTransducer
-from espnet_mtkd.streaming.stream import Segment, Stream
+from espnet_mtkd.streaming.stream import Segment, Stream, StreamError
 
-__all__ = ["Segment", "Speech2TextStreamingTransducer", "Stream"]
+__all__ = ["Segment", "Speech2TextStreamingTransducer", "Stream", "StreamError"]

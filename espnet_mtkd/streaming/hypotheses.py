@@ -1,5 +1,6 @@
 """Hypotheses of a transducer search, and what is asked of lists of them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -73,6 +74,19 @@ def best_first(hyps) -> list[Hypothesis]:
 def sort_beam(beam: list[Hypothesis]) -> list[Hypothesis]:
     """Best first, by normalised score."""
     return sorted(beam, key=lambda hyp: hyp.normalized_score, reverse=True)
+
+
+def distinct(
+    hyps: list[Hypothesis], to_text: Callable[[Hypothesis], str]
+) -> list[tuple[str, float]]:
+    """Text and score of hypotheses, of those with one text the first.
+
+    The search `default` keeps alignments of one token sequence apart, as ESPnet's does.
+    """
+    scores = {}
+    for hyp in hyps:
+        scores.setdefault(to_text(hyp), hyp.score)
+    return list(scores.items())
 
 
 def count_stable(beam: list[Hypothesis]) -> int:

@@ -1,5 +1,7 @@
 """Decode streams of audio with an ESPnet transducer, many streams with one model."""
 
+import itertools
+import math
 from pathlib import Path
 
 import torch
@@ -7,12 +9,26 @@ import torch
 from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.streaming.encoder import EncoderState, StreamingEncoder
 from espnet_mtkd.streaming.frontend import StreamingFrontend
-from espnet_mtkd.streaming.hypotheses import count_stable, sort_beam
-from espnet_mtkd.streaming.search import build_search
-from espnet_mtkd.streaming.stream import Segment, Stream, check_samples
+from espnet_mtkd.streaming.hypotheses import (
+    Hypothesis,
+    count_stable,
+    distinct,
+    sort_beam,
+)
+from espnet_mtkd.streaming.model import DTYPES, load_model, load_tokenizer
+from espnet_mtkd.streaming.search import NonFiniteLogits, build_search, check_count
+from espnet_mtkd.streaming.stream import (
+    Segment,
+    Stream,
+    check_failures,
+    check_open,
+    check_samples,
+)
 from espnet_mtkd.student.frames import FrameGrid
 
-OVERLAP = 0.5  # s before a cut that the next segment hears again, at most
+# s before a cut that the next segment hears again, at most: a word of a second whose
+# first token comes half a second after its end has begun so long before.
+OVERLAP = 1.5
 
 
 class Speech2TextStreamingTransducer:
@@ -29,7 +45,7 @@ class Speech2TextStreamingTransducer:
         search_type: `greedy`; `default` or `tsd`, the beam searches of these names in
             ESPnet.
         beam_size: of a beam search.
-        nbest: hypotheses in `Segment.nbest`.
+        nbest: hypotheses in `Segment.nbest`, at most.
         max_symbols_per_frame: tokens that one encoder frame may emit (default: 4, of
             `default` 32).
         endpoint_silence: seconds without a token, after the first one, that end a
@@ -65,16 +81,14 @@ class Speech2TextStreamingTransducer:
         endpoint_silence: float = 1.0,
         max_segment: float = 30.0,
     ):
-        from espnet2.tasks.asr import ASRTask
         from espnet2.text.token_id_converter import TokenIDConverter
 
-        for path in (asr_train_config, asr_model_file):
-            if not Path(path).is_file():
-                raise ConfigError(f"no such file: {path}")
-        model, args = ASRTask.build_model_from_file(
-            str(asr_train_config), str(asr_model_file), device
-        )
-        check_model(model, args)
+        if dtype not in DTYPES:
+            raise ConfigError(
+                f"dtype: expected one of {', '.join(DTYPES)}, found {dtype!r}"
+            )
+        check_count("nbest", nbest)
+        model, args = load_model(asr_train_config, asr_model_file, device)
         # Features are float32 whatever the model's type: half precision would hear its
         # own rounding.
         self.frontend = StreamingFrontend(model.frontend, model.normalize).eval()
@@ -93,6 +107,7 @@ class Speech2TextStreamingTransducer:
             token_type or args.token_type, bpemodel or args.bpemodel
         )
         self.nbest = nbest
+        self._numbers = itertools.count(1)
         self.frame_shift = FrameGrid.of(model.frontend, model.encoder).shift
         self.piece = self.encoder.hop_size * self.frame_shift  # samples fed at once
         frames_per_second = self.sample_rate / self.frame_shift
@@ -108,7 +123,7 @@ class Speech2TextStreamingTransducer:
             )
         self.endpoint_frames = endpoint_silence * frames_per_second
         self.max_frames = max_segment * frames_per_second
-        self.overlap_frames = int(OVERLAP * frames_per_second)
+        self.overlap_frames = math.ceil(OVERLAP * frames_per_second)
 
     @staticmethod
     def from_pretrained(model_tag: str, **kwargs) -> "Speech2TextStreamingTransducer":
@@ -137,10 +152,14 @@ class Speech2TextStreamingTransducer:
             for name in ("block_size", "hop_size", "look_ahead")
         }
 
-    def open_stream(self) -> Stream:
-        """A stream that has heard nothing."""
+    def open_stream(self, name: str | None = None) -> Stream:
+        """A stream that has heard nothing.
+
+        Args:
+            name: what messages call it (default: `stream 1`, `stream 2`, ...).
+        """
         with torch.no_grad():
-            return Stream(self)
+            return Stream(self, name or f"stream {next(self._numbers)}")
 
     def accept(self, streams: list[Stream], chunks: list) -> list[list[Segment]]:
         """`Stream.accept` of several streams, computed together.
@@ -149,33 +168,68 @@ class Speech2TextStreamingTransducer:
             streams: different ones of this object.
             chunks: samples (N,) of each; lengths may differ.
 
-        Returns, raises: as `Stream.accept`, for each stream. Where a chunk is refused,
-            no stream has heard anything.
+        Returns:
+            As `Stream.accept`, for each stream.
+
+        Raises:
+            DataError: a chunk is refused: see `Stream.accept`. No stream has heard
+                anything.
+            StreamError: the model gave NaN or infinity in some of the streams; it has
+                what was found in the others, which go on.
+            RuntimeError: a stream is finished.
+            ValueError: a stream stands there twice or is another object's, or there are
+                not as many chunks as streams. No stream has heard anything.
         """
-        for stream in streams:
-            check_open(stream)
+        self._check_streams(streams)
+        if len(chunks) != len(streams):
+            raise ValueError(
+                f"expected a chunk for each of {len(streams)} streams, found "
+                f"{len(chunks)}"
+            )
         waves = [
-            check_samples(chunk, stream.num_heard)
+            check_samples(chunk, stream)
             for stream, chunk in zip(streams, chunks, strict=True)
         ]
         for stream, wave_N in zip(streams, waves, strict=True):
             stream.append(wave_N)
         found = self._decode(streams)
         for segments, stream in zip(found, streams, strict=True):
-            segments.append(self._describe(stream, False, stream.num_heard))
-        return found
+            if not stream.failure:
+                segments.append(self._describe(stream, False, stream.num_heard))
+        return check_failures(streams, found)
 
     def finish(self, streams: list[Stream]) -> list[list[Segment]]:
-        """`Stream.finish` of several streams, computed together."""
-        for stream in streams:
-            check_open(stream)
+        """`Stream.finish` of several streams, computed together.
+
+        Raises:
+            StreamError, RuntimeError, ValueError: as `accept`.
+        """
+        self._check_streams(streams)
         for stream in streams:
             stream.is_closed = True
         found = self._decode(streams)
         for segments, stream in zip(found, streams, strict=True):
-            if sort_beam(stream.beam)[0].tokens or not segments:
+            if not stream.failure and (
+                sort_beam(stream.beam)[0].tokens or not segments
+            ):
                 segments.append(self._describe(stream, True, stream.num_heard))
-        return found
+        return check_failures(streams, found)
+
+    def _check_streams(self, streams: list[Stream]) -> None:
+        """Refuse what cannot be computed together, before anything is changed.
+
+        Raises:
+            RuntimeError, ValueError: as `accept`.
+        """
+        if len(set(map(id, streams))) < len(streams):
+            raise ValueError("expected different streams, found one of them twice")
+        for stream in streams:
+            if stream.speech2text is not self:
+                raise ValueError(
+                    f"{stream.name} was opened by another decoder, with a state of its "
+                    "own: give it to that one, or open_stream() of this one"
+                )
+            check_open(stream)
 
     def init_encoder(self) -> EncoderState:
         """The encoder's state before the first feature."""
@@ -189,6 +243,7 @@ class Speech2TextStreamingTransducer:
         while busy := [stream for stream in busy if self._has_work(stream)]:
             for stream in busy:
                 self._feed(stream)
+            busy = [stream for stream in busy if not stream.failure]
             encoded = self.encoder.step([stream.encoder for stream in busy])
             self._search(busy, encoded, found)
         for stream in streams:
@@ -200,6 +255,8 @@ class Speech2TextStreamingTransducer:
         return stream.num_heard - stream.num_fed
 
     def _has_work(self, stream: Stream) -> bool:
+        if stream.failure:
+            return False
         if stream.is_closed:
             return not stream.encoder.drained
         return self._num_waiting(
@@ -213,6 +270,9 @@ class Speech2TextStreamingTransducer:
         wave_N = torch.from_numpy(stream.take(self.piece))
         is_final = stream.is_closed and not self._num_waiting(stream)
         feats_TF = self.frontend(wave_N, stream.frontend, is_final)
+        if not feats_TF.isfinite().all():
+            self._fail(stream, "features are")
+            return
         self.encoder.accept(feats_TF, stream.encoder, is_final)
 
     def _search(self, streams: list, encoded: list, found: dict) -> None:
@@ -225,11 +285,17 @@ class Speech2TextStreamingTransducer:
         active = [stream for stream in streams if id(stream) in projected]
         t = 0
         while active:
-            beams = self.search.step(
-                [stream.beam for stream in active],
-                torch.stack([projected[id(stream)][t] for stream in active]),
-                [stream.num_frames for stream in active],
-            )
+            try:
+                beams = self.search.step(
+                    [stream.beam for stream in active],
+                    torch.stack([projected[id(stream)][t] for stream in active]),
+                    [stream.num_frames for stream in active],
+                )
+            except NonFiniteLogits as e:
+                for s in e.streams:
+                    self._fail(active[s], "logits of the joint network are")
+                active = [stream for stream in active if not stream.failure]
+                continue
             t += 1
             going_on = []
             for stream, beam in zip(active, beams, strict=True):
@@ -241,6 +307,18 @@ class Speech2TextStreamingTransducer:
                     going_on.append(stream)
             active = going_on
 
+    def _fail(self, stream: Stream, what: str) -> None:
+        """End a stream whose `what` are not finite; the others go on."""
+        seconds = (stream.begin + stream.num_frames * self.frame_shift) / (
+            self.sample_rate
+        )
+        stream.failure = (
+            f"{stream.name}: at {seconds:.2f} s the {what} not finite: the model's "
+            "weights or statistics hold NaN or infinity (take another checkpoint), or "
+            "its numbers are too large for the dtype (float32 has the widest range)"
+        )
+        stream.is_closed = True
+
     def _cut(self, stream: Stream, segments: list[Segment]) -> bool:
         """End the segment if it is time; whether it was."""
         best = sort_beam(stream.beam)[0]
@@ -249,7 +327,8 @@ class Speech2TextStreamingTransducer:
         if not is_endpoint and stream.num_frames < self.max_frames:
             return False
         # A token comes somewhat later than its sound, so a word may have begun before
-        # the cut: the next segment begins in the silence, but nearer to its end.
+        # the cut, and its beginning is needed. But the word before must not be heard
+        # again: the next segment begins in the second half of the silence.
         back = min(silence // 2, self.overlap_frames)
         begin = stream.begin + (stream.num_frames - back) * self.frame_shift
         if best.tokens:
@@ -275,10 +354,7 @@ class Speech2TextStreamingTransducer:
             begin_ms=stream.begin * to_ms,
             end_ms=end * to_ms,
             is_final=is_final,
-            nbest=[
-                (self.tokens2text(self.converter.ids2tokens(hyp.tokens)), hyp.score)
-                for hyp in hyps[: self.nbest]
-            ],
+            nbest=distinct(hyps, self._text_of)[: self.nbest],
         )
 
     def _frame_end(self, stream: Stream, frame: int) -> int:
@@ -287,58 +363,11 @@ class Speech2TextStreamingTransducer:
         end = (last_feature - 1) * self.frontend.hop_length + self.frontend.reach
         return min(stream.begin + end, stream.num_heard)
 
+    def _text_of(self, hyp: Hypothesis) -> str:
+        return self.tokens2text(self.converter.ids2tokens(hyp.tokens))
+
     def tokens2text(self, tokens: list[str]) -> str:
         """Text of a token sequence."""
         if self.tokenizer is None:
             return " ".join(tokens)
         return self.tokenizer.tokens2text(tokens)
-
-
-def check_open(stream: Stream) -> None:
-    """Refuse a finished stream.
-
-    Raises:
-        RuntimeError: it is finished.
-    """
-    if stream.is_closed:
-        raise RuntimeError("this stream is finished: open another with open_stream()")
-
-
-def check_model(model, args) -> None:
-    """Refuse a model that is no transducer, or has parts beside it.
-
-    Raises:
-        ConfigError: naming what was expected and found.
-    """
-    if not model.use_transducer_decoder:
-        raise ConfigError(
-            f"streaming: expected 'decoder: transducer', found '{args.decoder}': "
-            "decode it with espnet2.bin.asr_inference or asr_inference_streaming"
-        )
-    if getattr(model, "transducer_multi_blank_durations", None):
-        raise ConfigError(
-            "streaming: expected one blank symbol, found "
-            "transducer_multi_blank_durations in model_conf"
-        )
-    for name in ("preencoder", "postencoder"):
-        if getattr(model, name) is not None:
-            raise ConfigError(
-                f"streaming: expected no {name}, found {getattr(args, name)}"
-            )
-
-
-def load_tokenizer(token_type: str | None, bpemodel: Path | str | None):
-    """ESPnet's tokenizer, or None where the tokens are words of their own.
-
-    Raises:
-        ConfigError: a BPE model is needed and missing.
-    """
-    from espnet2.text.build_tokenizer import build_tokenizer
-
-    if token_type is None:
-        return None
-    if token_type == "bpe":
-        if bpemodel is None or not Path(bpemodel).is_file():
-            raise ConfigError(f"bpemodel: no such file: {bpemodel}: give its path")
-        return build_tokenizer(token_type="bpe", bpemodel=str(bpemodel))
-    return build_tokenizer(token_type=token_type)

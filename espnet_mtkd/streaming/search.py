@@ -4,13 +4,33 @@ A search takes one encoder frame of each of several streams; joint network and d
 (prediction network) run once over all their hypotheses.
 """
 
-from bisect import bisect_left
+import heapq
+import itertools
+import logging
+import numbers
+from bisect import bisect_left, bisect_right, insort
 from dataclasses import replace
 
 import torch
 
 from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.streaming.hypotheses import Branch, Hypothesis, best_first, merge
+
+# Of `DefaultSearch`, in a frame, for each hypothesis of the beam. Models with random
+# weights that say a blank in most frames expand ten at most.
+MAX_EXPANSIONS = 32
+
+
+class NonFiniteLogits(Exception):
+    """A frame gave logits that are NaN or infinite, so nothing can be searched in it.
+
+    Attributes:
+        streams: where this happened, by their numbers among those of the frame.
+    """
+
+    def __init__(self, streams: set[int]):
+        super().__init__(f"streams {sorted(streams)}")
+        self.streams = streams
 
 
 class Search:
@@ -68,6 +88,10 @@ class Search:
 
         Returns:
             New beams; the old ones are not changed.
+
+        Raises:
+            NonFiniteLogits: in some of the streams; of the others nothing is lost, as
+                the frame can be searched again without these.
         """
         raise NotImplementedError
 
@@ -109,15 +133,33 @@ class Search:
             for stream, hyp, token, score in branches
         ]
 
-    def _join(self, encoded_BJ: torch.Tensor, hyps: list[Hypothesis]) -> torch.Tensor:
-        """Logits (B, V) of each hypothesis in the frame beside it."""
-        decoder_BJ = torch.stack([hyp.decoder_J for hyp in hyps])
-        return self.joint_network(encoded_BJ, decoder_BJ, no_projection=True)
+    def _join(
+        self, encoded_SJ: torch.Tensor, index: list[int], hyps: list[Hypothesis]
+    ) -> torch.Tensor:
+        """Logits (B, V) of each hypothesis in the frame of its stream.
 
-    def _score(self, encoded_BJ: torch.Tensor, hyps: list[Hypothesis]) -> tuple:
+        Args:
+            encoded_SJ: as in `step`.
+            index: the stream of each of B hypotheses.
+            hyps: B.
+
+        Raises:
+            NonFiniteLogits: see there.
+        """
+        decoder_BJ = torch.stack([hyp.decoder_J for hyp in hyps])
+        logits_BV = self.joint_network(
+            encoded_SJ[index], decoder_BJ, no_projection=True
+        )
+        is_finite = logits_BV.isfinite().all(-1).tolist()
+        if not all(is_finite):
+            bad = {s for s, good in zip(index, is_finite, strict=True) if not good}
+            raise NonFiniteLogits(bad)
+        return logits_BV
+
+    def _score(self, encoded_SJ, index, hyps) -> tuple:
         """Log probabilities of each hypothesis' blank (a list of B), and of its tokens
-        (B, V), where the blank's place says -inf."""
-        logp_BV = self._join(encoded_BJ, hyps).log_softmax(-1)
+        (B, V), where the blank's place says -inf; arguments as of `_join`."""
+        logp_BV = self._join(encoded_SJ, index, hyps).log_softmax(-1)
         blanks = logp_BV[:, self.decoder.blank_id].tolist()
         logp_BV[:, self.decoder.blank_id] = -torch.inf
         return blanks, logp_BV
@@ -132,7 +174,7 @@ class GreedySearch(Search):
         hyps = [hyp for (hyp,) in beams]
         active = list(range(len(hyps)))
         for _ in range(self.max_symbols_per_frame):
-            logits_BV = self._join(encoded_SJ[active], [hyps[s] for s in active])
+            logits_BV = self._join(encoded_SJ, active, [hyps[s] for s in active])
             best = logits_BV.argmax(-1).tolist()
             rows = [n for n, token in enumerate(best) if token != self.decoder.blank_id]
             if not rows:
@@ -161,7 +203,7 @@ class TimeSyncSearch(Search):
             hyps = [hyp for beam in beams for hyp in beam]
             sizes = [len(beam) for beam in beams]
             index = [s for s, size in enumerate(sizes) for _ in range(size)]
-            blanks, logp_BV = self._score(encoded_SJ[index], hyps)
+            blanks, logp_BV = self._score(encoded_SJ, index, hyps)
             for s, hyp, score in zip(index, hyps, blanks, strict=True):
                 merge(kept[s], hyp, hyp.score + score)
             if num_symbols == self.max_symbols_per_frame:
@@ -190,48 +232,71 @@ class DefaultSearch(Search):
 
     Hypotheses of a frame are expanded in the order of their scores, until `beam_size`
     of those that leave it are better than all that are still to be expanded. So a frame
-    in which nothing is said costs little, and one may emit many tokens: ESPnet's search
-    has no limit, here it only bounds the time that a broken model takes.
+    in which nothing is said costs little, and one may emit many tokens. ESPnet's search
+    has no limit; here two bound what a frame of a broken model costs: the tokens of one
+    hypothesis (`max_symbols_per_frame`), and the hypotheses that are expanded,
+    `MAX_EXPANSIONS` for each of the beam. At the second the best so far leave the
+    frame, and the log says so once.
     """
 
     usual_max_symbols = 32
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._has_warned = False
+
     def step(self, beams, encoded_SJ, frames):
         """As `Search.step`."""
-        waiting = [  # to be expanded
-            [Branch(s, hyp, None, hyp.score) for hyp in beam]
+        order = itertools.count()  # of equal scores the first comes first
+        waiting = [  # to be expanded: heaps of (-score, order, branch)
+            [(-hyp.score, next(order), Branch(s, hyp, None, hyp.score)) for hyp in beam]
             for s, beam in enumerate(beams)
         ]
+        for heap in waiting:
+            heapq.heapify(heap)
         kept = [[] for _ in beams]
+        scores_kept = [[] for _ in beams]  # ascending
         active = list(range(len(beams)))
+        num_rounds, max_rounds = 0, MAX_EXPANSIONS * self.beam_size
         while active:
-            hyps = self._grow([pop_best(waiting[s]) for s in active], frames)
-            blanks, logp_BV = self._score(encoded_SJ[active], hyps)
+            num_rounds += 1
+            branches = [heapq.heappop(waiting[s])[-1] for s in active]
+            hyps = self._grow(branches, frames)
+            blanks, logp_BV = self._score(encoded_SJ, active, hyps)
             top = logp_BV.topk(min(self.beam_size, logp_BV.size(1) - 1))
             scores, tokens = top.values.tolist(), top.indices.tolist()
             going_on = []
             for n, (s, hyp) in enumerate(zip(active, hyps, strict=True)):
                 kept[s].append(replace(hyp, score=hyp.score + blanks[n]))
+                insort(scores_kept[s], kept[s][-1].score)
                 num_symbols = len(hyp.frames) - bisect_left(hyp.frames, frames[s])
                 if num_symbols < self.max_symbols_per_frame:
-                    waiting[s] += [
-                        Branch(s, hyp, token, hyp.score + score)
-                        for score, token in zip(scores[n], tokens[n], strict=True)
-                    ]
-                bar = max((branch.score for branch in waiting[s]), default=-torch.inf)
-                safe = [hyp for hyp in kept[s] if hyp.score > bar]
-                if len(safe) < self.beam_size and waiting[s]:
-                    going_on.append(s)
+                    for score, token in zip(scores[n], tokens[n], strict=True):
+                        total = hyp.score + score
+                        branch = Branch(s, hyp, token, total)
+                        heapq.heappush(waiting[s], (-total, next(order), branch))
+                bar = -waiting[s][0][0] if waiting[s] else -torch.inf
+                num_safe = len(kept[s]) - bisect_right(scores_kept[s], bar)
+                if num_safe >= self.beam_size or not waiting[s]:
+                    kept[s] = best_first(kept[s])[: num_safe or None]
+                elif num_rounds == max_rounds:
+                    kept[s] = best_first(kept[s])[: self.beam_size]
+                    self._warn(max_rounds)
                 else:
-                    kept[s] = best_first(safe)
+                    going_on.append(s)
             active = going_on
         return kept
 
-
-def pop_best(branches: list[Branch]) -> Branch:
-    """Take out the branch of the highest score, the first of equal ones."""
-    scores = [branch.score for branch in branches]
-    return branches.pop(scores.index(max(scores)))
+    def _warn(self, num_expanded: int) -> None:
+        """Say once that a frame was left before its search had ended."""
+        if not self._has_warned:
+            logging.warning(
+                "search_type default: a frame was left after %d expanded hypotheses, "
+                "with the best so far: this model hardly ever says blank. Is it "
+                "trained? greedy and tsd take less time",
+                num_expanded,
+            )
+        self._has_warned = True
 
 
 SEARCHES = {"greedy": GreedySearch, "tsd": TimeSyncSearch, "default": DefaultSearch}
@@ -247,18 +312,27 @@ def build_search(
     """The search of that name; arguments as for `Search`.
 
     Raises:
-        ConfigError: an unknown name, or a number below 1.
+        ConfigError: an unknown name, or a number that is not whole or below 1.
     """
     if search_type not in SEARCHES:
         raise ConfigError(
             f"search_type: expected one of {', '.join(SEARCHES)}, found '{search_type}'"
         )
-    if max_symbols_per_frame is not None and max_symbols_per_frame < 1:
-        raise ConfigError(
-            f"max_symbols_per_frame: expected at least 1, found {max_symbols_per_frame}"
-        )
-    if beam_size < 1:
-        raise ConfigError(f"beam_size: expected at least 1, found {beam_size}")
+    if max_symbols_per_frame is not None:
+        check_count("max_symbols_per_frame", max_symbols_per_frame)
+    check_count("beam_size", beam_size)
     return SEARCHES[search_type](
         decoder, joint_network, beam_size, max_symbols_per_frame
     )
+
+
+def check_count(name: str, value: int) -> None:
+    """Refuse what is no number of things.
+
+    Raises:
+        ConfigError: naming what was expected.
+    """
+    if not isinstance(value, numbers.Integral) or value < 1:
+        raise ConfigError(
+            f"{name}: expected a whole number of at least 1, found {value}"
+        )

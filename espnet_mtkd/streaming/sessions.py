@@ -2,14 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from threading import Event
 
 import numpy as np
 
-from espnet_mtkd.files import write_atomically
+from espnet_mtkd.errors import DataError
 from espnet_mtkd.streaming.inference import Speech2TextStreamingTransducer
 from espnet_mtkd.streaming.latency import LatencyMeter, summarize
-from espnet_mtkd.streaming.stream import Segment
+from espnet_mtkd.streaming.stream import Segment, StreamError, check_samples
 
 
 class Session:
@@ -26,6 +26,7 @@ class Session:
         num_heard: samples.
         meter: its latencies.
         text: final text so far.
+        fault: why it could not be decoded to its end.
     """
 
     def __init__(
@@ -37,12 +38,21 @@ class Session:
     ):
         self.utt, self.chunks, self.real_time = utt, chunks, real_time
         self.sample_rate = speech2text.sample_rate
-        self.stream = speech2text.open_stream()
+        self.stream = speech2text.open_stream(utt)
         self.meter = LatencyMeter(speech2text.tokens2text)
         self.begin = time.perf_counter()
         self.time_ms = 0.0
         self.num_heard = 0
-        self.text = ""
+        self.text = self.fault = ""
+
+    def read(self) -> np.ndarray | None:
+        """The next chunk; None at the end, and at a fault."""
+        try:
+            chunk = next(self.chunks, None)
+            return None if chunk is None else check_samples(chunk, self.stream)
+        except DataError as e:
+            self.fault = str(e)
+            return None
 
     @property
     def heard_ms(self) -> float:
@@ -75,6 +85,8 @@ def decode(
     num_streams: int,
     real_time: bool,
     show: Callable[[Session, list[Segment]], None],
+    end: Callable[[Session], None] = lambda _: None,
+    stop: Event | None = None,
 ) -> tuple[list[Session], float]:
     """Decode all inputs.
 
@@ -84,6 +96,9 @@ def decode(
         num_streams: inputs decoded side by side.
         real_time: see `Session`.
         show: is given each result of each input as it comes.
+        end: is given each session at its end. One whose `fault` is set ended early; the
+            others went on.
+        stop: when it is set, inputs that have not ended are left.
 
     Returns:
         Their sessions, in the order in which they ended, and the seconds of
@@ -94,9 +109,9 @@ def decode(
     while True:
         while len(active) < num_streams and (source := next(waiting, None)):
             active.append(Session(*source, speech2text, real_time))
-        if not active:
+        if not active or (stop is not None and stop.is_set()):
             return finished, total
-        chunks = [next(session.chunks, None) for session in active]
+        chunks = [session.read() for session in active]
         ended = [s for s, c in zip(active, chunks, strict=True) if c is None]
         active = [s for s in active if s not in ended]
         chunks = [chunk for chunk in chunks if chunk is not None]
@@ -105,8 +120,11 @@ def decode(
                 session.wait_for(len(chunk))
         total += _compute(active, show, speech2text.accept, chunks)
         total += _compute(ended, show, speech2text.finish)
+        ended += [session for session in active if session.fault]
+        active = [session for session in active if not session.fault]
         for session in ended:
             session.stream = None
+            end(session)
         finished += ended
 
 
@@ -115,24 +133,17 @@ def _compute(sessions: list[Session], show, method, *args) -> float:
     if not sessions:
         return 0.0
     begin = time.perf_counter()
-    found = method([session.stream for session in sessions], *args)
+    try:
+        found = method([session.stream for session in sessions], *args)
+    except StreamError as e:
+        found = e.found
+        for session in sessions:
+            session.fault = session.fault or session.stream.failure
     seconds = time.perf_counter() - begin
     for session, segments in zip(sessions, found, strict=True):
         session.update(segments, seconds)
         show(session, segments)
     return seconds
-
-
-def write_text(path: Path, utts: list[str], sessions: list[Session]) -> None:
-    """Write '<utterance> <text>' lines in the order of `utts`; folders are made.
-
-    Raises:
-        DiskError: no space.
-    """
-    texts = {session.utt: session.text for session in sessions}
-    lines = [f"{utt} {texts[utt]}".rstrip() + "\n" for utt in utts]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, "".join(lines).encode())
 
 
 def statistics(sessions: list[Session], seconds: float, sample_rate: int) -> list[str]:

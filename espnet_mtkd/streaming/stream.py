@@ -9,6 +9,11 @@ from espnet_mtkd.errors import DataError
 from espnet_mtkd.streaming.encoder import EncoderState
 from espnet_mtkd.streaming.frontend import FrontendState
 
+# Filters and codecs overshoot 1 by some decibels; floats in the range of int16 are
+# beyond this as soon as there is more than silence.
+MAX_SAMPLE = 4.0
+TORCH_TYPES = (torch.int16, torch.float32, torch.float64)
+
 
 @dataclass
 class Segment:
@@ -24,7 +29,9 @@ class Segment:
         score: log probability of the best hypothesis.
         begin_ms, end_ms: of the audio; `end_ms` of a partial segment is what was heard.
         is_final: the text will not change; the next segment is another one.
-        nbest: (text, score) of the best hypotheses, the best first.
+        nbest: (text, score) of the best hypotheses, each text once; the best first, by
+            score a token, as ESPnet sorts them. Where several hypotheses have one text,
+            the score is the best one's.
     """
 
     text: str
@@ -46,8 +53,10 @@ class Stream:
     The attributes are the decoder's: it reads and sets them.
     """
 
-    def __init__(self, speech2text):
+    def __init__(self, speech2text, name: str):
         self.speech2text = speech2text
+        self.name = name  # in messages
+        self.failure = ""  # why it cannot go on
         self.audio_N = np.zeros(0, np.float32)  # from sample `audio_begin` on
         self.audio_begin = 0
         self.num_heard = 0  # samples
@@ -73,8 +82,9 @@ class Stream:
             Segments that became final, then the one that goes on.
 
         Raises:
-            DataError: not one channel, of another type, or a sample is NaN or
-                infinite. The stream is as it was before.
+            DataError: not one channel, of another type, or a sample is NaN, infinite
+                or far outside -1 to 1. The stream is as it was before.
+            StreamError: the model gave NaN or infinity. The stream has ended.
             RuntimeError: the stream is finished.
         """
         return self.speech2text.accept([self], [samples])[0]
@@ -86,6 +96,7 @@ class Stream:
             Its last segments, all final; at least one, perhaps without text.
 
         Raises:
+            StreamError: as `accept`.
             RuntimeError: the stream is finished already.
         """
         return self.speech2text.finish([self])[0]
@@ -110,33 +121,87 @@ class Stream:
             self.audio_begin = begin
 
 
-def check_samples(samples, num_heard: int) -> np.ndarray:
+class StreamError(DataError):
+    """Some of the streams that were computed together cannot go on; the others did.
+
+    Attributes:
+        streams: those that cannot. Each has ended.
+        found: what `accept` or `finish` would have returned, for each stream that it
+            was given; of those that cannot go on, the segments that had become final.
+    """
+
+    def __init__(self, streams: list[Stream], found: list[list[Segment]]):
+        super().__init__("; ".join(stream.failure for stream in streams))
+        self.streams, self.found = streams, found
+
+
+def check_open(stream: Stream) -> None:
+    """Refuse a stream that has ended.
+
+    Raises:
+        RuntimeError: it is finished, or failed.
+    """
+    if stream.failure:
+        raise RuntimeError(f"{stream.failure}; it has ended: open another stream")
+    if stream.is_closed:
+        raise RuntimeError(
+            f"{stream.name} is finished: open another with open_stream()"
+        )
+
+
+def check_failures(streams: list[Stream], found: list) -> list[list[Segment]]:
+    """What was found, if all of these streams can go on.
+
+    Raises:
+        StreamError: some cannot.
+    """
+    failed = [stream for stream in streams if stream.failure]
+    if failed:
+        raise StreamError(failed, found)
+    return found
+
+
+def check_samples(samples, stream: Stream) -> np.ndarray:
     """Samples as float32 (N,).
 
     Args:
         samples: what the caller gave.
-        num_heard: samples before them, for the message.
+        stream: that will hear them, for the message.
 
     Raises:
         DataError: as in `Stream.accept`.
     """
+    name = stream.name
+    wanted = "expected float32 or float64 in -1 to 1, or int16"
     if isinstance(samples, torch.Tensor):
+        if samples.dtype not in TORCH_TYPES:
+            raise DataError(f"{name}: {wanted}, found {samples.dtype}")
         samples = samples.detach().cpu().numpy()
-    samples = np.asarray(samples)
+    try:
+        samples = np.asarray(samples)
+    except ValueError as e:  # lists of different lengths
+        raise DataError(f"{name}: expected an array (samples,): {e}") from e
     if samples.ndim != 1:
         raise DataError(
-            f"expected one channel, an array (samples,), found shape {samples.shape}"
+            f"{name}: expected one channel, an array (samples,), found shape "
+            f"{samples.shape}"
         )
     if samples.dtype == np.int16:
         return samples.astype(np.float32) / 32768
     if samples.dtype not in (np.float32, np.float64):
-        raise DataError(
-            f"expected float32 or float64 in -1 to 1, or int16, found {samples.dtype}"
-        )
+        raise DataError(f"{name}: {wanted}, found {samples.dtype}")
     bad = np.flatnonzero(~np.isfinite(samples))
     if len(bad):
         raise DataError(
-            f"sample {num_heard + bad[0]} of the stream is {samples[bad[0]]}, and "
-            f"{len(bad) - 1} more in this chunk are NaN or infinite"
+            f"{name}: sample {stream.num_heard + bad[0]} of the stream is "
+            f"{samples[bad[0]]}, and {len(bad) - 1} more in this chunk are NaN or "
+            "infinite"
+        )
+    loud = np.flatnonzero(np.abs(samples) > MAX_SAMPLE)
+    if len(loud):
+        raise DataError(
+            f"{name}: expected floats in -1 to 1, found {samples[loud[0]]:g} as sample "
+            f"{stream.num_heard + loud[0]} of the stream: divide 16-bit audio by "
+            "32768, or give it as int16"
         )
     return samples.astype(np.float32)
