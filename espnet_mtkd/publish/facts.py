@@ -6,7 +6,7 @@ from pathlib import Path
 
 from espnet_mtkd.errors import ConfigError, DataError
 from espnet_mtkd.publish.teachers import Origin, find_origin
-from espnet_mtkd.results.report import (
+from espnet_mtkd.results.scores import (
     Score,
     decoding_of,
     find_score_dirs,
