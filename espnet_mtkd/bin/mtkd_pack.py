@@ -68,7 +68,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--ignore_names",
         nargs="*",
         default=[],
-        help="user or host names that may stand in the files",
+        help="user or host names and e-mail addresses that may stand in the files",
     )
     return parser
 
@@ -93,6 +93,7 @@ def main(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
     check_languages(args.language)
     require_espnet()
+    from espnet_mtkd.publish.licences import hub_licence
     from espnet_mtkd.publish.pack import Description, Student, pack
     from espnet_mtkd.publish.teachers import parse_corrections
 
@@ -104,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
         args.kd_teacher_exp,
     )
     description = Description(
-        licence=args.license,
+        licence=hub_licence(args.license),
         languages=args.language,
         corpus=args.corpus,
         dataset=args.dataset,

@@ -8,6 +8,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from espnet_mtkd.errors import DataError
 from espnet_mtkd.publish.facts import CardFacts
+from espnet_mtkd.publish.licences import HUB_LICENCES
 
 REPO = "USER/MODEL"  # stands in the card for the repository, until that is known
 STREAMING_ENCODER = "contextual_block_conformer"
@@ -193,7 +194,8 @@ def check_card(text: str, where: str) -> None:
     """Refuse a card that people could not judge the model by.
 
     Raises:
-        DataError: no metadata, no licence, or no WER in its model-index.
+        DataError: no metadata, no licence that the Hub knows, or no WER in its
+            model-index.
     """
     try:
         data = ModelCard(text).data
@@ -205,6 +207,13 @@ def check_card(text: str, where: str) -> None:
     results = [r for r in data.eval_results or [] if r.metric_type == "wer"]
     if not [r for r in results if re.fullmatch(r"\d+(\.\d+)?", str(r.metric_value))]:
         missing.append("a WER in model-index")
+    licences = data.get("license") or []
+    for licence in [licences] if isinstance(licences, str) else licences:
+        if licence not in HUB_LICENCES:
+            raise DataError(
+                f"{where}: license: expected an identifier of the Hub, found "
+                f"'{licence}': pack the model again with another --license (stage 14)"
+            )
     if missing:
         raise DataError(
             f"{where}: expected {', '.join(missing)}, found none: score the model "

@@ -12,14 +12,15 @@ import os
 import platform
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 import espnet_mtkd
-from espnet_mtkd.errors import ConfigError, DataError, DiskError
-from espnet_mtkd.publish.card import build_card, check_card
+from espnet_mtkd.errors import ConfigError, DiskError
+from espnet_mtkd.publish.card import build_card
 from espnet_mtkd.publish.configs import (
     ArchivePaths,
     check_stock_classes,
@@ -27,6 +28,7 @@ from espnet_mtkd.publish.configs import (
     public_encoder_config,
     read_config,
 )
+from espnet_mtkd.publish.content import META, check_content
 from espnet_mtkd.publish.facts import (
     CardFacts,
     describe_data,
@@ -40,11 +42,10 @@ from espnet_mtkd.publish.models import (
 )
 from espnet_mtkd.publish.stage import Stage
 from espnet_mtkd.publish.teachers import Origin
-from espnet_mtkd.publish.traces import find_traces
+from espnet_mtkd.publish.traces import CARD
 from espnet_mtkd.student.weights import read_pth
 
 ENCODER_PREFIXES = ("encoder.", "frontend.", "normalize.")
-CARD = "README.md"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +169,6 @@ def fill_stage(
         limits=description.limits,
     )
     card = str(build_card(facts))
-    check_card(card, CARD)
     stage.write(CARD, card.encode())
     return config_name, model_name
 
@@ -185,7 +185,7 @@ def pack(
         student: what is packed.
         description: for the card.
         out: the `.zip`; an older one is replaced when the new one is whole.
-        ignored_names: user or host names that may occur in the files.
+        ignored_names: user or host names and e-mail addresses that may occur.
 
     Returns:
         Names of the files in it, but for `meta.yaml`, which ESPnet adds.
@@ -209,14 +209,6 @@ def pack(
             folder.mkdir()
             stage = Stage(folder, ArchivePaths(student.root, tokens))
             config_name, model_name = fill_stage(stage, student, description)
-            traces = find_traces(folder, ignored_names)
-            if traces:
-                raise DataError(
-                    "what is to be published tells of this machine:\n  "
-                    + "\n  ".join(traces)
-                    + "\nTrain with paths relative to the recipe's directory, or take "
-                    "it out of that file; names that may stay: --ignore_names"
-                )
             command = ["asr", "--asr_train_config", config_name]
             command += ["--asr_model_file", model_name, "--outpath", "../model.zip"]
             for name in stage.names:
@@ -225,7 +217,11 @@ def pack(
             # ESPnet prints each file; its paths are relative to where it runs.
             with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
                 espnet_pack.main(command)
-            os.replace(folder.parent / "model.zip", out)
+            archive = folder.parent / "model.zip"
+            with zipfile.ZipFile(archive) as packed:  # ESPnet writes it there alone
+                packed.extract(META, folder)
+            check_content(folder, "what is to be published", ignored_names)
+            os.replace(archive, out)
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
             size = shutil.disk_usage(out.parent).free / 1e6
