@@ -29,7 +29,7 @@ def get_parser() -> argparse.ArgumentParser:
         default="valid.loss.ave.pth",
         help="name of its weights (default: valid.loss.ave.pth)",
     )
-    add("--mtkd_exp", type=Path, help="directory of stage 1 (default: from scratch)")
+    add("--mtkd_exp", type=Path, help="directory of stage 1 (where there was one)")
     add(
         "--mtkd_model_file",
         default="valid.loss.best.pth",
@@ -59,8 +59,9 @@ def get_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME=HUB_ID,LICENCE",
-        help="what you know of a teacher; may be repeated. The teacher transducer's "
-        "name is path_teacher",
+        help="what you know of a teacher, or unknown; may be repeated. The teacher "
+        "transducer's name is path_teacher, that of initial weights which are no stage "
+        "1 of this package initialisation",
     )
     add("--inference_config", type=Path, help="of the decoding that was scored")
     add("--inference_args", default="", help="further arguments of it")

@@ -35,10 +35,19 @@ from espnet_mtkd.publish.facts import (
     list_teachers,
     read_results,
 )
+from espnet_mtkd.publish.lineage import (
+    INITIAL,
+    PATHS,
+    Lineage,
+    check_path_teacher,
+    check_stage1,
+    trace_lineage,
+)
 from espnet_mtkd.publish.models import (
     check_encoder,
     check_loads,
     decoding_options,
+    scored_options,
 )
 from espnet_mtkd.publish.stage import Stage
 from espnet_mtkd.publish.teachers import Origin
@@ -96,6 +105,28 @@ def _add_report(stage: Stage, model_dir: Path, folder: str) -> None:
         stage.paths.place(png, f"{folder}/images")
 
 
+def check_lineage(
+    student: Student, description: Description
+) -> tuple[Lineage, Lineage | None]:
+    """What the configs of the student and of its teacher transducer say.
+
+    Raises:
+        ConfigError: a flag says something else, or nothing where it has to.
+    """
+    lineage = trace_lineage(student.asr_exp, student.root)
+    known = description.corrections
+    check_stage1(
+        lineage, student.mtkd_exp, student.checkpoint, INITIAL in known, student.root
+    )
+    kd = student.kd_teacher_exp
+    if kd is None:
+        check_path_teacher(lineage, None, PATHS in known)
+        return lineage, None
+    read_config(kd, 11)
+    check_path_teacher(lineage, kd, PATHS in known)
+    return lineage, trace_lineage(kd, student.root)
+
+
 def fill_stage(
     stage: Stage, student: Student, description: Description
 ) -> tuple[str, str]:
@@ -109,6 +140,7 @@ def fill_stage(
     source = student.asr_exp / student.model_file
     state = read_pth(source)
     results = read_results(student.asr_exp, student.model_file)
+    lineage, kd_lineage = check_lineage(student, description)
     place = stage.paths.place
     folder = f"exp/{student.asr_exp.absolute().name}"
     config_name = place(student.asr_exp / "config.yaml", folder)
@@ -138,13 +170,17 @@ def fill_stage(
         _add_report(stage, student.mtkd_exp, folder)
     stage.copy_named_files()
 
-    kd = student.kd_teacher_exp
     teachers = list_teachers(
-        mtkd, read_config(kd, 11) if kd else None, description.corrections
+        asr, mtkd, lineage, kd_lineage, description.corrections, student.root
     )
     data = [f"stage 2: {line}" for line in describe_data(asr, student.root)]
     if mtkd is not None:
         data += [f"stage 1: {line}" for line in describe_data(mtkd, student.root)]
+    given = None  # by the user
+    if description.inference_config or description.inference_args:
+        given = decoding_options(
+            description.inference_config, description.inference_args
+        )
     facts = CardFacts(
         title=description.title or student.asr_exp.absolute().name,
         licence=description.licence,
@@ -156,13 +192,11 @@ def fill_stage(
         data=data,
         asr_config=public,
         mtkd_config=public_mtkd,
-        options=decoding_options(
-            description.inference_config, description.inference_args
-        ),
+        options=scored_options(results, given, student.root),
         num_parameters=check_loads(stage.folder / config_name, state, stage.folder),
         versions={
             "espnet": str(asr.get("version", "unknown")),
-            "torch": torch.__version__.partition("+")[0],
+            "packed with torch": torch.__version__.partition("+")[0],
             "Python": platform.python_version(),
             "espnet_mtkd": espnet_mtkd.__version__,
         },

@@ -126,7 +126,7 @@ def find_origin(upstream: str, path_or_url: str | None = None) -> Origin:
 
 
 def parse_corrections(flags: Sequence[str]) -> dict[str, Origin]:
-    """What a user says of teachers: `NAME=HUB_ID,LICENCE` each.
+    """What a user says of teachers: `NAME=HUB_ID,LICENCE` each; both may be `unknown`.
 
     Raises:
         ConfigError: a value of another form, or a licence that nobody knows.
@@ -140,5 +140,7 @@ def parse_corrections(flags: Sequence[str]) -> dict[str, Origin]:
                 f"wavlm=microsoft/wavlm-large,mit, found '{flag}'"
             )
         licence = any_licence(match[3], f"--teacher {match[1]}")
-        found[match[1]] = Origin(match[2], licence)
+        is_known = match[2] != "unknown"
+        licence = UNKNOWN if licence == "unknown" else licence
+        found[match[1]] = Origin(match[2] if is_known else None, licence)
     return found

@@ -11,7 +11,13 @@ import builders
 import pytest
 import torch
 import yaml
-from publish_recipe import COMMAND, COUNTS, write_score
+from publish_recipe import (
+    COMMAND,
+    COUNTS,
+    SCRATCH_COMMAND,
+    from_scratch,
+    write_score,
+)
 from safetensors.torch import load_file
 
 from espnet_mtkd.bin.mtkd_pack import main
@@ -143,8 +149,8 @@ def test_weights_are_the_trained_ones_in_both_forms(recipe, content):
 
 
 def test_a_student_from_scratch_needs_no_stage_1(own_recipe):
-    command = [x for x in COMMAND if "mtkd" not in x]
-    names = names_in(run(own_recipe, command=command))
+    from_scratch(own_recipe)
+    names = names_in(run(own_recipe, command=SCRATCH_COMMAND))
     assert names == {x for x in FILES if not x.startswith("exp/mtkd_tiny")}
 
 
