@@ -61,6 +61,7 @@ setup(
         "filelock",
         "huggingface_hub>=1.0",
         "numpy>=2",
+        "packaging>=24.2",  # SPDX's licences
         "rapidfuzz",
         "resampy",  # ESPnet's stage 3, of audio that is not 16 kHz
         "PyYAML",

@@ -28,6 +28,7 @@ class Hub:
             or "lose" the answer after the work was done.
         calls: "<method> <path>" of each request.
         created: what was asked for when a repository was made.
+        private: names of the repositories that are.
     """
 
     def __init__(self, url: str):
@@ -37,6 +38,7 @@ class Hub:
         self.faults: dict[str, int | str] = {}
         self.calls: list[str] = []
         self.created: list[dict] = []
+        self.private: set[str] = set()
 
     def sha(self, repo: str) -> str:
         """Name of the last commit."""
@@ -106,16 +108,19 @@ class _Handler(BaseHTTPRequestHandler):
         if repo in self.hub.repos:
             return self.answer(409, {"error": "You already created this model repo"})
         self.hub.repos[repo] = [{".gitattributes": b""}]
+        if asked.get("private") or asked.get("visibility") == "private":
+            self.hub.private.add(repo)
         self.answer(200, {"url": f"{self.hub.url}/{repo}"})
 
     def info(self, body, repo, revision=None):
         siblings = [{"rfilename": x} for x in self.hub.files(repo)]
         content = {"id": repo, "sha": self.hub.sha(repo), "siblings": siblings}
+        content["private"] = repo in self.hub.private
         self.answer(200, content)
 
     def validate(self, body):
-        if "license: no-such-licence" in json.loads(body)["content"]:
-            error = {"message": '"license" must be one of ...'}
+        if "language: no-such-language" in json.loads(body)["content"]:
+            error = {"message": '"language" must be one of ...'}
             return self.answer(400, {"errors": [error], "warnings": []})
         self.answer(200, {"errors": [], "warnings": []})
 

@@ -10,9 +10,12 @@ import yaml
 
 COMMAND = [
     *("--asr_exp", "exp/asr_tiny", "--mtkd_exp", "exp/mtkd_tiny"),
+    *("--kd_teacher_exp", "exp/asr_paths"),
     *("--license", "cc-by-sa-3.0", "--language", "en", "--corpus", "A Corpus"),
     *("--inference_args", "--beam_size 1"),
 ]
+# Of a student that `from_scratch` has made of it.
+SCRATCH_COMMAND = [*COMMAND[:2], *COMMAND[6:]]
 # Raw counts as sclite prints them: sentences, words; correct, substituted, deleted,
 # inserted, errors, sentences with errors.
 COUNTS = {
@@ -72,6 +75,12 @@ def write_recipe(root: Path) -> None:
     (root / "exp/stats/speech_shape").write_text("a 16000\nb 32000\n")
     write_score(asr / "decode_asr_asr_model_valid.loss.ave/test", COUNTS)
 
+    (root / "exp/asr_paths").mkdir()
+    whisper = dict(upstream="whisper_local", path_or_url="downloads/whisper_small")
+    builders.write_yaml(
+        root / "exp/asr_paths/config.yaml",
+        dict(frontend="mtkd_teacher", frontend_conf=whisper),
+    )
     keys = ("frontend", "frontend_conf", "normalize", "normalize_conf", "encoder")
     stage1 = {k: config[k] for k in (*keys, "encoder_conf")}
     stage1.update(teachers=TEACHERS, align="concat", output_dir=str(mtkd))
@@ -84,3 +93,11 @@ def write_recipe(root: Path) -> None:
     }
     state["heads.whisper_l4.weight"] = torch.ones(3, 3)
     torch.save(state, mtkd / "valid.loss.best.pth")
+
+
+def from_scratch(root: Path) -> None:
+    """Let the student's config name nothing that it learnt from."""
+    path = root / "exp/asr_tiny/config.yaml"
+    config = yaml.safe_load(path.read_text())
+    del config["init_param"], config["path_targets_dir"]
+    builders.write_yaml(path, config)

@@ -29,7 +29,7 @@ def get_parser() -> argparse.ArgumentParser:
         default="valid.loss.ave.pth",
         help="name of its weights (default: valid.loss.ave.pth)",
     )
-    add("--mtkd_exp", type=Path, help="directory of stage 1 (default: from scratch)")
+    add("--mtkd_exp", type=Path, help="directory of stage 1 (where there was one)")
     add(
         "--mtkd_model_file",
         default="valid.loss.best.pth",
@@ -59,8 +59,9 @@ def get_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME=HUB_ID,LICENCE",
-        help="what you know of a teacher; may be repeated. The teacher transducer's "
-        "name is path_teacher",
+        help="what you know of a teacher, or unknown; may be repeated. The teacher "
+        "transducer's name is path_teacher, that of initial weights which are no stage "
+        "1 of this package initialisation",
     )
     add("--inference_config", type=Path, help="of the decoding that was scored")
     add("--inference_args", default="", help="further arguments of it")
@@ -68,7 +69,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--ignore_names",
         nargs="*",
         default=[],
-        help="user or host names that may stand in the files",
+        help="user or host names and e-mail addresses that may stand in the files",
     )
     return parser
 
@@ -93,6 +94,7 @@ def main(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
     check_languages(args.language)
     require_espnet()
+    from espnet_mtkd.publish.licences import hub_licence
     from espnet_mtkd.publish.pack import Description, Student, pack
     from espnet_mtkd.publish.teachers import parse_corrections
 
@@ -104,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
         args.kd_teacher_exp,
     )
     description = Description(
-        licence=args.license,
+        licence=hub_licence(args.license),
         languages=args.language,
         corpus=args.corpus,
         dataset=args.dataset,

@@ -35,6 +35,19 @@ def get_parser():
     return parser
 
 
+def check_seeds(rows: list[tuple[str, Path]]) -> None:
+    """Refuse one directory as two seeds of a row.
+
+    Raises:
+        ConfigError: naming the row and the directory.
+    """
+    seen = set()
+    for name, folder in rows:
+        if (name, folder.resolve()) in seen:
+            raise ConfigError(f"--rows: '{name}' has the directory {folder} twice")
+        seen.add((name, folder.resolve()))
+
+
 @report_errors
 def main(cmd=None):
     """Write the two files and print the table."""
@@ -47,6 +60,7 @@ def main(cmd=None):
         if not equals:
             raise ConfigError(f"--rows: expected NAME=DIR, found '{row}'")
         rows.append((name, Path(folder)))
+    check_seeds(rows)
     print(write_report(args.expdir, rows, args.command, args.note, args.espnet_results))
     print(f"written: {args.expdir / 'RESULTS.md'}, {args.expdir / 'curves.png'}")
 

@@ -48,13 +48,14 @@ def get_parser() -> argparse.ArgumentParser:
         type=str2bool,
         default=False,
         metavar="true|false",
-        help="a repository that is made is private (default: false)",
+        help="a repository that is made is private; one that is public already is "
+        "refused (default: false)",
     )
     add(
         "--ignore_names",
         nargs="*",
         default=[],
-        help="user or host names that may stand in the files",
+        help="user or host names and e-mail addresses that may stand in the files",
     )
     return parser
 

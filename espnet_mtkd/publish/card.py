@@ -1,13 +1,16 @@
 """The model card: metadata that the Hub reads, and a page for people."""
 
 import re
+import shlex
 from collections.abc import Sequence
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from espnet_mtkd.errors import DataError
-from espnet_mtkd.publish.facts import CardFacts
+from espnet_mtkd.publish.facts import IN_MODEL, CardFacts
+from espnet_mtkd.publish.licences import HUB_LICENCES
+from espnet_mtkd.results.tables import table
 
 REPO = "USER/MODEL"  # stands in the card for the repository, until that is known
 STREAMING_ENCODER = "contextual_block_conformer"
@@ -16,6 +19,11 @@ STUDENT_KEYS = (
     *("encoder_conf", "decoder", "decoder_conf", "joint_net_conf", "model_conf"),
     *("token_type", "max_epoch", "optim", "optim_conf", "scheduler", "scheduler_conf"),
 )
+# Of the streaming decoder: what was decoded, and where.
+LOCAL_ARGUMENTS = {
+    *("asr_train_config", "asr_model_file", "bpemodel", "wav_scp", "out"),
+    *("ngpu", "num_threads"),
+}
 STAGE1_KEYS = ("align", "target_delay", "target_type", "loss_conf", "max_epoch")
 
 # Python code, to be filled in with a repository and the arguments of decoding.
@@ -44,7 +52,8 @@ def metadata(facts: CardFacts) -> ModelCardData:
             dataset_name=f"{facts.corpus} ({result.dset})",
             dataset_split=result.dset,
             metric_type=kind,
-            metric_name=f"{kind.upper()} / %",
+            metric_name=f"{kind.upper()} / %"
+            + ("" if result.is_of_weights else ", weights unknown"),
             metric_value=round(score.rate, 2),
         )
         for result in facts.results
@@ -72,16 +81,59 @@ def metadata(facts: CardFacts) -> ModelCardData:
 
 
 def _results(facts: CardFacts) -> str:
-    lines = [
-        "| set | words | WER / % | CER / % | decoding |",
-        "|---|---:|---:|---:|---|",
+    rows = [
+        [
+            r.dset,
+            r.wer.num_ref,
+            f"{r.wer.rate:.1f}",
+            f"{r.cer.rate:.1f}",
+            f"`{r.decoding}`" + ("" if r.is_of_weights else ", by unknown weights"),
+        ]
+        for r in facts.results
     ]
-    for r in facts.results:
-        lines.append(
-            f"| {r.dset} | {r.wer.num_ref} | {r.wer.rate:.1f} | {r.cer.rate:.1f} | "
-            f"`{r.decoding}` |"
-        )
-    return "\n".join([*lines, "", "Scored by sclite, as ESPnet's stage 13 does."])
+    columns = ["set", "words:", "WER / %:", "CER / %:", "decoding"]
+    scored = "Scored by sclite, as ESPnet's stage 13 does."
+    return f"{table(columns, rows)}\n\n{scored}"
+
+
+def _streaming(facts: CardFacts) -> str:
+    """How to decode chunk by chunk, as it was scored."""
+    text = (
+        "Chunk by chunk, which ESPnet's `asr_inference_streaming` cannot do with "
+        "transducers, by espnet_mtkd"
+    )
+    call = f"python -m espnet_mtkd.bin.mtkd_asr_stream --model_tag {REPO}"
+    streamed = [r for r in facts.results if r.is_streamed]
+    if not streamed:
+        return f"{text} (not scored so):\n\n```\n{call} speech.wav\n```"
+    commands: dict[str, list[str]] = {}
+    for r in streamed:
+        name = r.dset.partition(",")[0]
+        options = "unknown"
+        if r.arguments is not None:
+            options = shlex.join(_kept(r.arguments))
+        commands.setdefault(options, []).append(name)
+    parts = []
+    for options, names in commands.items():
+        sets = ", ".join(names)
+        if options == "unknown":
+            text = f"{text}, with options that are unknown for the scores of {sets}"
+            parts.append(f"{text}:\n\n```\n{call} speech.wav\n```")
+        else:
+            words = f"{call} speech.wav {options}".strip()
+            parts.append(f"{text}, as {sets} was scored:\n\n```\n{words}\n```")
+    return "\n\n".join(parts)
+
+
+def _kept(arguments: Sequence[str]) -> list[str]:
+    """Arguments of the streaming decoder that say how, not what or where."""
+    kept, is_kept = [], False
+    for word in arguments:
+        if word.startswith("--"):
+            is_kept = word[2:].partition("=")[0] not in LOCAL_ARGUMENTS
+        if is_kept:
+            kept.append(word)
+    return kept
 
 
 def _load(facts: CardFacts) -> str:
@@ -95,32 +147,36 @@ def _load(facts: CardFacts) -> str:
         f"```python\n{NO_LOSS}```"
     )
     if facts.asr_config.get("encoder") == STREAMING_ENCODER:
-        text += (
-            "\n\nChunk by chunk, which ESPnet's `asr_inference_streaming` cannot do "
-            "with transducers, by espnet_mtkd:\n\n```\n"
-            "python -m espnet_mtkd.bin.mtkd_asr_stream "
-            f"--model_tag {REPO} speech.wav\n```"
-        )
+        text += f"\n\n{_streaming(facts)}"
     return text
 
 
 def _teachers(facts: CardFacts) -> str:
     if not facts.teachers:
         return "None: this model was trained from scratch."
-    lines = [
-        "| teacher | on the Hub | its licence | learnt from it | hidden states |",
-        "|---|---|---|---|---|",
-    ]
+    rows = []
     for t in facts.teachers:
         hub_id = t.origin.hub_id
         link = f"[{hub_id}](https://huggingface.co/{hub_id})" if hub_id else "unknown"
         note = f" ({t.origin.note})" if t.origin.note else ""
         layers = ", ".join(map(str, t.layers)) or "at 3/4 of the depth"
-        lines.append(
-            f"| {t.name} (`{t.upstream}`) | {link} | {t.origin.licence}{note} | "
-            f"{t.role} | {layers if t.role == 'embeddings' else ''} |"
+        rows.append(
+            [
+                f"{t.name} (`{t.upstream}`)",
+                link,
+                f"{t.origin.licence}{note}",
+                t.role,
+                layers if t.role == "embeddings" else "",
+            ]
         )
-    lines.append("")
+    columns = [
+        "teacher",
+        "on the Hub",
+        "its licence",
+        "learnt from it",
+        "hidden states",
+    ]
+    lines = [table(columns, rows), ""]
     names = [t.name for t in facts.teachers if t.origin.is_non_commercial]
     if names:
         lines.append(
@@ -133,7 +189,14 @@ def _teachers(facts: CardFacts) -> str:
         lines.append(
             f"Supervised teachers, trained on transcribed speech: {', '.join(names)}."
         )
-    lines.append("No weights of a teacher are in this repository.")
+    names = [t.name for t in facts.teachers if t.role in (IN_MODEL, "initial weights")]
+    if names:
+        lines.append(
+            f"**Weights of {', '.join(names)} are in this model, or it began with "
+            "them:** their licences hold for it too."
+        )
+    else:
+        lines.append("No weights of a teacher are in this repository.")
     return "\n".join(lines)
 
 
@@ -170,7 +233,8 @@ def build_card(facts: CardFacts) -> ModelCard:
     kind = "streaming" if is_streaming else "non-streaming"
     taught = "trained from scratch"
     if facts.teachers:
-        taught = f"taught by {', '.join(t.name for t in facts.teachers)}"
+        names = dict.fromkeys(t.name for t in facts.teachers if t.role != IN_MODEL)
+        taught = f"taught by {', '.join(names)}" if names else "over a trained model"
     sections = {
         "Results": _results(facts),
         "How to load": _load(facts),
@@ -194,7 +258,8 @@ def check_card(text: str, where: str) -> None:
     """Refuse a card that people could not judge the model by.
 
     Raises:
-        DataError: no metadata, no licence, or no WER in its model-index.
+        DataError: no metadata, no licence that the Hub knows, or no WER in its
+            model-index.
     """
     try:
         data = ModelCard(text).data
@@ -206,6 +271,13 @@ def check_card(text: str, where: str) -> None:
     results = [r for r in data.eval_results or [] if r.metric_type == "wer"]
     if not [r for r in results if re.fullmatch(r"\d+(\.\d+)?", str(r.metric_value))]:
         missing.append("a WER in model-index")
+    licences = data.get("license") or []
+    for licence in [licences] if isinstance(licences, str) else licences:
+        if licence not in HUB_LICENCES:
+            raise DataError(
+                f"{where}: license: expected an identifier of the Hub, found "
+                f"'{licence}': pack the model again with another --license (stage 14)"
+            )
     if missing:
         raise DataError(
             f"{where}: expected {', '.join(missing)}, found none: score the model "

@@ -1,12 +1,25 @@
 """What a model card is written from: scores, teachers, data."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_mtkd.errors import ConfigError, DataError
+from espnet_mtkd.files import read_yaml
+from espnet_mtkd.publish.foundation import foundation_models
+from espnet_mtkd.publish.lineage import (
+    INITIAL,
+    PATHS,
+    Lineage,
+    find_folder,
+    is_pseudo_labelled,
+    training_dirs,
+)
 from espnet_mtkd.publish.teachers import Origin, find_origin
-from espnet_mtkd.results.report import (
+from espnet_mtkd.results.commands import argument, decoding_arguments
+from espnet_mtkd.results.scores import (
+    STREAMED,
     Score,
     decoding_of,
     find_score_dirs,
@@ -14,6 +27,7 @@ from espnet_mtkd.results.report import (
 )
 
 SAMPLE_RATE = 16000  # Hz
+IN_MODEL = "a part of this model"  # role of what came trained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +37,8 @@ class TestResult:
     Attributes:
         dset: its name; ", streamed" where it was decoded chunk by chunk.
         decoding: name of the directory of its hypotheses.
+        is_of_weights: that it is of the packed weights is known.
+        arguments: of the decoder, as its log has them; None where there is no log.
     """
 
     __test__ = False  # no class of tests
@@ -31,6 +47,13 @@ class TestResult:
     decoding: str
     wer: Score
     cer: Score
+    is_of_weights: bool = True
+    arguments: Sequence[str] | None = None
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether it was decoded chunk by chunk."""
+        return self.decoding == STREAMED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,10 +116,11 @@ def read_results(asr_exp: Path, model_file: str) -> list[TestResult]:
     Args:
         asr_exp: directory of stage 2.
         model_file: name of the weights; ESPnet's decoding directories end with
-            `_asr_model_<name without suffix>`.
+            `_asr_model_<name without suffix>`, a streaming decoding's log has them.
 
     Raises:
         DataError: no scores, or those of other weights alone.
+        ConfigError: a log says that streamed scores are of other weights.
     """
     ending = f"_asr_model_{Path(model_file).stem}"
     results = []
@@ -108,40 +132,97 @@ def read_results(asr_exp: Path, model_file: str) -> list[TestResult]:
                 f"directory *{ending}, found {decoding}: decode and score {model_file} "
                 "(stages 12 and 13), or pack those"
             )
+        arguments = decoding_arguments(folder)
+        decoded = argument(arguments, "asr_model_file")
+        if decoded is not None and not _is_same_file(asr_exp, decoded, model_file):
+            raise ConfigError(
+                f"--asr_model_file: expected {Path(decoded).name}, by which '{dset}' "
+                f"was decoded as the log in {folder} says, found {model_file}: decode "
+                "and score it (stages 12 and 13), or pack the other"
+            )
         wer, cer = (
             read_sclite(folder / kind / "result.txt")
             for kind in ("score_wer", "score_cer")
         )
-        results.append(TestResult(dset, decoding, wer, cer))
+        is_known = decoded is not None or decoding.endswith(ending)
+        results.append(TestResult(dset, decoding, wer, cer, is_known, arguments))
     return results
 
 
-def list_teachers(
-    mtkd_config: dict | None, kd_config: dict | None, corrections: dict[str, Origin]
+def _is_same_file(asr_exp: Path, decoded: str, model_file: str) -> bool:
+    """Whether weights that a log names are the packed ones, links followed."""
+    name = Path(decoded).name
+    packed = asr_exp / model_file
+    return name == model_file or (asr_exp / name).resolve() == packed.resolve()
+
+
+def _teacher(
+    name: str, model: tuple[str, str | None], corrections: dict[str, Origin], role: str
+) -> Teacher:
+    origin = corrections.get(name) or find_origin(*model)
+    return Teacher(name, model[0], origin, (), role)
+
+
+def _embedding_teachers(
+    mtkd_config: dict, corrections: dict[str, Origin], role: str = "embeddings"
 ) -> list[Teacher]:
-    """Teachers of both kinds.
+    """Teachers of a stage 1."""
+    return [
+        dataclasses.replace(
+            _teacher(
+                entry["name"],
+                (entry["upstream"], entry.get("path_or_url")),
+                corrections,
+                role,
+            ),
+            layers=entry.get("layers") or (),
+        )
+        for entry in mtkd_config.get("teachers") or []
+    ]
+
+
+def list_teachers(
+    asr_config: dict,
+    mtkd_config: dict | None,
+    lineage: Lineage,
+    kd_lineage: Lineage | None,
+    corrections: dict[str, Origin],
+    root: Path = Path(),
+) -> list[Teacher]:
+    """All models that the student learnt from, or has in it.
 
     Args:
+        asr_config: of the student.
         mtkd_config: of stage 1, as trained.
-        kd_config: of the teacher transducer whose paths were learnt.
+        lineage: of the student.
+        kd_lineage: of the teacher transducer whose paths or transcripts were learnt.
         corrections: what the user knows of a teacher, by its name.
+        root: what relative paths start from.
 
     Raises:
         ConfigError: a correction of a teacher that is not there.
     """
-    teachers = []
-    for entry in (mtkd_config or {}).get("teachers", []):
-        origin = find_origin(entry["upstream"], entry.get("path_or_url"))
-        origin = corrections.get(entry["name"], origin)
-        layers = entry.get("layers") or ()
-        teachers.append(Teacher(entry["name"], entry["upstream"], origin, layers))
-    frontend = (kd_config or {}).get("frontend_conf", {})
-    if "upstream" in frontend:
-        origin = find_origin(frontend["upstream"], frontend.get("path_or_url"))
-        origin = corrections.get("path_teacher", origin)
-        teachers.append(
-            Teacher("path_teacher", frontend["upstream"], origin, (), "alignment paths")
-        )
+    nothing = ("unknown", None)
+    teachers = [
+        _teacher(f"part_{i}" if i else "part", model, corrections, IN_MODEL)
+        for i, model in enumerate(foundation_models(asr_config))
+    ]
+    teachers += _embedding_teachers(mtkd_config or {}, corrections)
+    if lineage.sources and mtkd_config is None:
+        teachers.append(_teacher(INITIAL, nothing, corrections, "initial weights"))
+    roles = ["alignment paths"] if lineage.path_targets else []
+    roles += ["transcripts (pseudo-labels)"] if lineage.pseudo_labels else []
+    if roles:
+        models = foundation_models(kd_lineage.configs[0][1]) if kd_lineage else []
+        for i, model in enumerate(models or [nothing]):
+            name = f"{PATHS}_{i}" if i else PATHS
+            teachers.append(_teacher(name, model, corrections, ", ".join(roles)))
+        for where, file in kd_lineage.sources if kd_lineage else []:
+            folder = find_folder(Path(file).parent, where.parent, root)
+            config = {} if folder is None else read_yaml(folder / "config.yaml")
+            role = f"{', '.join(roles)}, by way of the teacher transducer"
+            found = _embedding_teachers(config, corrections, role)
+            teachers += found or [_teacher(f"{PATHS}_began_with", nothing, {}, role)]
     unknown = set(corrections) - {t.name for t in teachers}
     if unknown:
         raise ConfigError(
@@ -154,17 +235,30 @@ def list_teachers(
 def describe_data(config: dict, root: Path) -> list[str]:
     """What a training heard: data directories, utterances, hours of 16 kHz audio."""
     lines = []
-    paths = [p[0] for p in config.get("train_data_path_and_name_and_type") or []]
-    paths = [p for p in paths if p.endswith("wav.scp")]
+    paths = [x / "wav.scp" for x in training_dirs(config, root)]
     shapes = [s for s in config.get("train_shape_file") or [] if "speech" in s]
-    paths += config.get("unlabelled_wav_scp") or []
+    paths += [root / x for x in config.get("unlabelled_wav_scp") or []]
     shapes += config.get("unlabelled_shape_file") or []
-    for scp, shape in zip(paths, shapes, strict=False):
-        line = f"`{Path(scp).parent.name}`"
-        if (root / shape).is_file():
+    for scp, shape in itertools.zip_longest(paths, shapes[: len(paths)]):
+        line = f"`{scp.parent.name}`"
+        if shape is not None and (root / shape).is_file():
             lengths = (root / shape).read_text(encoding="utf-8").splitlines()
             samples = [int(x.split()[1].split(",")[0]) for x in lengths if x.strip()]
             hours = sum(samples) / SAMPLE_RATE / 3600
             line += f": {len(samples)} utterances, {hours:.2f} h"
+        if is_pseudo_labelled(scp.parent):
+            line += (
+                f"; {_count_pseudo(scp.parent)} with a teacher's transcript, unchecked"
+            )
         lines.append(line)
     return lines
+
+
+def _count_pseudo(data_dir: Path) -> str:
+    """How many utterances have a teacher's transcript."""
+    path = data_dir / "pseudo_labels.tsv"
+    if not path.is_file():
+        return "an unknown number"
+    rows = [x.split("\t") for x in path.read_text(encoding="utf-8").splitlines()]
+    column = rows[0].index("kept")
+    return str(sum(row[column] == "1" for row in rows[1:]))

@@ -12,14 +12,15 @@ import os
 import platform
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 import espnet_mtkd
-from espnet_mtkd.errors import ConfigError, DataError, DiskError
-from espnet_mtkd.publish.card import build_card, check_card
+from espnet_mtkd.errors import ConfigError, DiskError
+from espnet_mtkd.publish.card import build_card
 from espnet_mtkd.publish.configs import (
     ArchivePaths,
     check_stock_classes,
@@ -27,24 +28,33 @@ from espnet_mtkd.publish.configs import (
     public_encoder_config,
     read_config,
 )
+from espnet_mtkd.publish.content import META, check_content
 from espnet_mtkd.publish.facts import (
     CardFacts,
     describe_data,
     list_teachers,
     read_results,
 )
+from espnet_mtkd.publish.lineage import (
+    INITIAL,
+    PATHS,
+    Lineage,
+    check_path_teacher,
+    check_stage1,
+    trace_lineage,
+)
 from espnet_mtkd.publish.models import (
     check_encoder,
     check_loads,
     decoding_options,
+    scored_options,
 )
 from espnet_mtkd.publish.stage import Stage
 from espnet_mtkd.publish.teachers import Origin
-from espnet_mtkd.publish.traces import find_traces
+from espnet_mtkd.publish.traces import CARD
 from espnet_mtkd.student.weights import read_pth
 
 ENCODER_PREFIXES = ("encoder.", "frontend.", "normalize.")
-CARD = "README.md"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +105,28 @@ def _add_report(stage: Stage, model_dir: Path, folder: str) -> None:
         stage.paths.place(png, f"{folder}/images")
 
 
+def check_lineage(
+    student: Student, description: Description
+) -> tuple[Lineage, Lineage | None]:
+    """What the configs of the student and of its teacher transducer say.
+
+    Raises:
+        ConfigError: a flag says something else, or nothing where it has to.
+    """
+    lineage = trace_lineage(student.asr_exp, student.root)
+    known = description.corrections
+    check_stage1(
+        lineage, student.mtkd_exp, student.checkpoint, INITIAL in known, student.root
+    )
+    kd = student.kd_teacher_exp
+    if kd is None:
+        check_path_teacher(lineage, None, PATHS in known)
+        return lineage, None
+    read_config(kd, 11)
+    check_path_teacher(lineage, kd, PATHS in known)
+    return lineage, trace_lineage(kd, student.root)
+
+
 def fill_stage(
     stage: Stage, student: Student, description: Description
 ) -> tuple[str, str]:
@@ -108,6 +140,7 @@ def fill_stage(
     source = student.asr_exp / student.model_file
     state = read_pth(source)
     results = read_results(student.asr_exp, student.model_file)
+    lineage, kd_lineage = check_lineage(student, description)
     place = stage.paths.place
     folder = f"exp/{student.asr_exp.absolute().name}"
     config_name = place(student.asr_exp / "config.yaml", folder)
@@ -137,13 +170,17 @@ def fill_stage(
         _add_report(stage, student.mtkd_exp, folder)
     stage.copy_named_files()
 
-    kd = student.kd_teacher_exp
     teachers = list_teachers(
-        mtkd, read_config(kd, 11) if kd else None, description.corrections
+        asr, mtkd, lineage, kd_lineage, description.corrections, student.root
     )
     data = [f"stage 2: {line}" for line in describe_data(asr, student.root)]
     if mtkd is not None:
         data += [f"stage 1: {line}" for line in describe_data(mtkd, student.root)]
+    given = None  # by the user
+    if description.inference_config or description.inference_args:
+        given = decoding_options(
+            description.inference_config, description.inference_args
+        )
     facts = CardFacts(
         title=description.title or student.asr_exp.absolute().name,
         licence=description.licence,
@@ -155,20 +192,17 @@ def fill_stage(
         data=data,
         asr_config=public,
         mtkd_config=public_mtkd,
-        options=decoding_options(
-            description.inference_config, description.inference_args
-        ),
+        options=scored_options(results, given, student.root),
         num_parameters=check_loads(stage.folder / config_name, state, stage.folder),
         versions={
             "espnet": str(asr.get("version", "unknown")),
-            "torch": torch.__version__.partition("+")[0],
+            "packed with torch": torch.__version__.partition("+")[0],
             "Python": platform.python_version(),
             "espnet_mtkd": espnet_mtkd.__version__,
         },
         limits=description.limits,
     )
     card = str(build_card(facts))
-    check_card(card, CARD)
     stage.write(CARD, card.encode())
     return config_name, model_name
 
@@ -185,7 +219,7 @@ def pack(
         student: what is packed.
         description: for the card.
         out: the `.zip`; an older one is replaced when the new one is whole.
-        ignored_names: user or host names that may occur in the files.
+        ignored_names: user or host names and e-mail addresses that may occur.
 
     Returns:
         Names of the files in it, but for `meta.yaml`, which ESPnet adds.
@@ -209,14 +243,6 @@ def pack(
             folder.mkdir()
             stage = Stage(folder, ArchivePaths(student.root, tokens))
             config_name, model_name = fill_stage(stage, student, description)
-            traces = find_traces(folder, ignored_names)
-            if traces:
-                raise DataError(
-                    "what is to be published tells of this machine:\n  "
-                    + "\n  ".join(traces)
-                    + "\nTrain with paths relative to the recipe's directory, or take "
-                    "it out of that file; names that may stay: --ignore_names"
-                )
             command = ["asr", "--asr_train_config", config_name]
             command += ["--asr_model_file", model_name, "--outpath", "../model.zip"]
             for name in stage.names:
@@ -225,7 +251,11 @@ def pack(
             # ESPnet prints each file; its paths are relative to where it runs.
             with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
                 espnet_pack.main(command)
-            os.replace(folder.parent / "model.zip", out)
+            archive = folder.parent / "model.zip"
+            with zipfile.ZipFile(archive) as packed:  # ESPnet writes it there alone
+                packed.extract(META, folder)
+            check_content(folder, "what is to be published", ignored_names)
+            os.replace(archive, out)
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
             size = shutil.disk_usage(out.parent).free / 1e6

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_mtkd.errors import ConfigError
+from espnet_mtkd.publish.licences import any_licence
 
 UNKNOWN = "unknown: check"
 NON_COMMERCIAL = re.compile(r"(^|[-_ ])(nc|non-?commercial)([-_ ]|$)", re.I)
@@ -125,10 +126,10 @@ def find_origin(upstream: str, path_or_url: str | None = None) -> Origin:
 
 
 def parse_corrections(flags: Sequence[str]) -> dict[str, Origin]:
-    """What a user says of teachers: `NAME=HUB_ID,LICENCE` each.
+    """What a user says of teachers: `NAME=HUB_ID,LICENCE` each; both may be `unknown`.
 
     Raises:
-        ConfigError: a value of another form.
+        ConfigError: a value of another form, or a licence that nobody knows.
     """
     found = {}
     for flag in flags:
@@ -138,5 +139,8 @@ def parse_corrections(flags: Sequence[str]) -> dict[str, Origin]:
                 "--teacher: expected NAME=HUB_ID,LICENCE, e.g. "
                 f"wavlm=microsoft/wavlm-large,mit, found '{flag}'"
             )
-        found[match[1]] = Origin(match[2], match[3])
+        licence = any_licence(match[3], f"--teacher {match[1]}")
+        is_known = match[2] != "unknown"
+        licence = UNKNOWN if licence == "unknown" else licence
+        found[match[1]] = Origin(match[2] if is_known else None, licence)
     return found

@@ -11,8 +11,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import yaml
-from huggingface_hub import CommitOperationAdd, HfApi, get_token
+from huggingface_hub import CommitOperationAdd, HfApi, ModelInfo, get_token
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -21,11 +20,10 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 from espnet_mtkd.errors import ConfigError, DataError, HubError
-from espnet_mtkd.publish.card import REPO, check_card
-from espnet_mtkd.publish.traces import find_traces
+from espnet_mtkd.publish.card import REPO
+from espnet_mtkd.publish.content import META, check_content
+from espnet_mtkd.publish.traces import CARD
 
-CARD = "README.md"
-META = "meta.yaml"
 NOTHING = "Nothing was uploaded."
 REMEDIES = {
     400: "the Hub does not take the model card or a file's name: see its message",
@@ -59,41 +57,6 @@ def unpack(archive: Path, folder: Path) -> None:
             packed.extractall(folder)
     except zipfile.BadZipFile as e:
         raise DataError(f"{archive}: not a whole zip ({e}): run stage 14 again") from e
-
-
-def check_content(
-    folder: Path, where: str | Path, ignored_names: Sequence[str] = ()
-) -> None:
-    """Refuse what ESPnet's model zoo could not load, or nobody could judge.
-
-    Raises:
-        DataError: no `meta.yaml`, a file missing that it names, no card, a card without
-            WER, or traces of this machine.
-    """
-    meta = folder / META
-    if not meta.is_file():
-        raise DataError(f"{where}: no {META} in it: pack the model by stage 14")
-    content = yaml.safe_load(meta.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise DataError(f"{where}: {META}: expected a mapping: pack the model again")
-    for kind in ("yaml_files", "files"):
-        for key, name in content.get(kind, {}).items():
-            if not (folder / name).is_file() or Path(name).is_absolute():
-                raise DataError(f"{where}: {META}: {key}: no such file in it: {name}")
-    card = folder / CARD
-    if not card.is_file():
-        raise DataError(
-            f"{where}: no model card ({CARD}) in it: pack the model by mtkd_pack "
-            "(stage 14)"
-        )
-    check_card(card.read_text(encoding="utf-8"), f"{where}: {CARD}")
-    traces = find_traces(folder, ignored_names)
-    if traces:
-        raise DataError(
-            f"{where} tells of this machine:\n  "
-            + "\n  ".join(traces)
-            + "\nPack it again by mtkd_pack; names that may stay: --ignore_names"
-        )
 
 
 def check_repo_id(repo_id: str) -> None:
@@ -204,14 +167,15 @@ def upload(
         archive: of stage 14.
         repo_id: `user/name`; made where it is not there. The Hub is huggingface.co, or
             what `HF_ENDPOINT` says.
-        is_private: whether a new repository is.
-        ignored_names: user or host names that may occur.
+        is_private: a new repository is; one that is there has to be.
+        ignored_names: user or host names and e-mail addresses that may occur.
 
     Returns:
         URL of the commit.
 
     Raises:
-        ConfigError: no token; see `prepared`.
+        ConfigError: no token; `is_private`, and the repository is public; see
+            `prepared`.
         DataError: see `prepared`.
         HubError: the Hub refused, or cannot be reached; the message says what to do and
             what is there now.
@@ -228,32 +192,53 @@ def upload(
         return _commit(api, repo_id, is_private, folder)
 
 
+def _check_private(info: ModelInfo, endpoint: str) -> None:
+    """Refuse a repository that others can read.
+
+    Raises:
+        ConfigError: it is public, or the Hub does not say.
+    """
+    if info.private is not True:
+        raise ConfigError(
+            f"--private true: expected a private repository, found {info.id} on "
+            f"{endpoint}, which is public and would stay so: make it private "
+            f"(`hf repos settings {info.id} --private`), name another one, or leave "
+            f"--private out. {NOTHING}"
+        )
+
+
 def _commit(api: HfApi, repo_id: str, is_private: bool, folder: Path) -> str:
     state = NOTHING
     parent = None
     try:
         api.whoami()
         try:
-            head = api.repo_info(repo_id).sha
+            found = api.repo_info(repo_id)
+            if is_private:
+                _check_private(found, api.endpoint)
         except RepositoryNotFoundError:
             api.create_repo(repo_id, private=is_private)
             state = (
                 f"{NOTHING} The repository {repo_id} was made just now and is empty: "
                 f"the next run fills it, or `hf repos delete {repo_id}` removes it."
             )
-            head = api.repo_info(repo_id).sha
+            found = api.repo_info(repo_id)
+        if is_private and found.private is False:  # whatever was asked for
+            _check_private(found, api.endpoint)
         operations = [
             CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name)
             for name, _ in list_files(folder)
         ]
         api.preupload_lfs_files(repo_id, operations, free_memory=False)
-        parent = head
+        parent = found.sha
         return api.create_commit(
             repo_id,
             operations,
             commit_message="Upload a model packed by ESPnet",
-            parent_commit=head,
+            parent_commit=parent,
         ).commit_url
+    except ConfigError:
+        raise
     except Exception as e:  # of several libraries, and none may hide what is there now
         if parent is not None:
             state = _state_after_commit(api, repo_id, parent) or state

@@ -1,15 +1,27 @@
 """How sure the error rates of RESULTS.md are, and what the rows cost."""
 
 import re
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from espnet_mtkd.errors import DataError
-from espnet_mtkd.results.report import find_score_dirs, read_sclite, same_sets
+from espnet_mtkd.results.report import grouped_rows
+from espnet_mtkd.results.scores import (
+    STREAMED,
+    decoding_of,
+    find_score_dirs,
+    read_sclite,
+)
+from espnet_mtkd.results.speakers import find_speakers
+from espnet_mtkd.results.tables import table
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 9999
+LEAST_SPEAKERS = 5  # fewer are not drawn
+ENOUGH_SPEAKERS = 15  # fewer are marked
 
 
 def read_utterances(path: Path) -> dict[str, tuple[int, int]]:
@@ -35,14 +47,14 @@ def read_utterances(path: Path) -> dict[str, tuple[int, int]]:
 
 
 def bootstrap_interval(statistic, *samples) -> tuple[float, float] | None:
-    """Percentile bootstrap over utterances (Bisani and Ney, ICASSP 2004).
+    """Percentile bootstrap (Bisani and Ney, ICASSP 2004).
 
     Args:
-        statistic: of sums over the utterances drawn, one for each sample.
-        samples: (U,) each, drawn together.
+        statistic: of sums over the units drawn, one for each sample.
+        samples: (S,) each, drawn together: of S speakers, or of S utterances.
 
     Returns:
-        Ends of the 95 % interval; None for fewer than two utterances.
+        Ends of the 95 % interval; None for fewer than two units.
     """
     from scipy.stats import bootstrap
 
@@ -62,58 +74,113 @@ def bootstrap_interval(statistic, *samples) -> tuple[float, float] | None:
     return tuple(float(x) for x in result.confidence_interval)
 
 
+def choose_units(speakers: Sequence[str] | None, num_utts: int) -> tuple[list, str]:
+    """What is drawn: speakers, whose utterances are alike, or utterances.
+
+    A bootstrap over few speakers knows too little of how they differ, and its interval
+    is too narrow: somewhat below `ENOUGH_SPEAKERS`, far below `LEAST_SPEAKERS`. There
+    utterances are drawn, which says nothing of other speakers.
+
+    Args:
+        speakers: (U,) of the utterances; None: not known.
+        num_utts: U.
+
+    Returns:
+        The unit (U,) that each utterance belongs to, and words for the table.
+    """
+    by_utterance = list(range(num_utts))
+    if speakers is None:
+        return by_utterance, "by utterance: speakers unknown"
+    num = len(set(speakers))
+    if num == num_utts:
+        return by_utterance, f"by utterance, {num} utterances of as many speakers"
+    if num == 1:
+        return by_utterance, "by utterance: one speaker, holds for that one alone"
+    if num < LEAST_SPEAKERS:
+        return by_utterance, f"by utterance: {num} speakers, holds for these alone"
+    few = ": few, so too narrow" if num < ENOUGH_SPEAKERS else ""
+    return list(speakers), f"by speaker, {num} speakers{few}"
+
+
+def _counts_of(
+    seeds: list[dict[str, Path]], dset: str
+) -> tuple[list[dict[str, tuple[int, int]]], list[Path]]:
+    """Counts of a set for each seed, and the files that they are from."""
+    paths = [dirs[dset] / "score_wer" / "result.txt" for dirs in seeds]
+    return [read_utterances(path) for path in paths], paths
+
+
+def _check_same_references(counts: list[dict], paths: list[Path]) -> None:
+    """Refuse scores against other utterances, or other words, than the first's."""
+    expected = {utt: num_ref for utt, (num_ref, _) in counts[0].items()}
+    for other, path in zip(counts[1:], paths[1:], strict=True):
+        if other.keys() != expected.keys():
+            raise DataError(f"{path} and {paths[0]}: not the same utterances")
+        found = {utt: num_ref for utt, (num_ref, _) in other.items()}
+        for utt, num_ref in expected.items():
+            if found[utt] != num_ref:
+                raise DataError(
+                    f"{path}: {utt}: expected {num_ref} reference words, as in "
+                    f"{paths[0]}, found {found[utt]}: score both against one "
+                    "reference (stage 13)"
+                )
+
+
 def intervals_table(rows: list[tuple[str, Path]]) -> str:
     """Markdown table of 95 % intervals of WER and of its relative reduction.
 
     Args:
         rows: as of `report.results_table`. Errors of several seeds are averaged for
-            each utterance, so the interval is about utterances, not about seeds.
+            each utterance, so the interval is about speakers and utterances, not about
+            seeds.
 
     Returns:
-        One line per name and test set; reductions are against the encoder's first name.
+        One line per name and test set, with what was drawn; reductions are against the
+        encoder's first name.
 
     Raises:
-        DataError: two rows were scored on different utterances.
+        DataError: two rows were scored on different utterances or references.
     """
-    lines = ["| student | row | set | WER / % | WERR / % |", "|---|---|---|---:|---:|"]
-    baselines = {}
-    for name in dict.fromkeys(name for name, _ in rows):
-        student, _, what = name.rpartition(": ")
-        exps = [asr_exp for n, asr_exp in rows if n == name]
-        seeds = [find_score_dirs(asr_exp) for asr_exp in exps]
-        for dset in same_sets(list(zip(exps, seeds, strict=True))):
-            paths = [dirs[dset] / "score_wer" / "result.txt" for dirs in seeds]
-            counts = [read_utterances(path) for path in paths]
-            first = baselines.setdefault((student, dset), (name, counts, paths[0]))
-            for other, path in [
-                (first[1][0], first[2]),
-                *zip(counts, paths, strict=True),
-            ]:
-                if other.keys() != counts[0].keys():
-                    raise DataError(f"{path} and {paths[0]}: not the same utterances")
-            utts = sorted(counts[0])
-            num_ref = np.array([counts[0][u][0] for u in utts], float)
-            num_err, base = (
-                np.mean([[c[u][1] for u in utts] for c in group], 0)
-                for group in (counts, first[1])
-            )
-            cells = [student, what, dset]
-            cells.append(_cell(lambda e, n: 100 * e / n, num_err, num_ref))
-            is_baseline = first[0] == name
-            cells.append(
-                ""
-                if is_baseline
-                else _cell(lambda e, b: 100 * (1 - e / b), num_err, base)
-            )
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    lines = []
+    for row in grouped_rows(rows):
+        counts, paths = _counts_of(row.seeds, row.dset)
+        base = ([], [])
+        if row.baseline is not None:
+            base = _counts_of(row.baseline, row.dset)
+        _check_same_references(counts + base[0], paths + base[1])
+        utts = sorted(counts[0])
+        folder = row.seeds[0][row.dset]
+        speakers = find_speakers(utts, folder)
+        units, words = choose_units(
+            None if speakers is None else [speakers[u] for u in utts], len(utts)
+        )
+        num_ref, num_err, base_err = (
+            _sum_by_unit([np.mean([c[u][i] for c in group]) for u in utts], units)
+            for group, i in ((counts[:1], 0), (counts, 1), (base[0] or counts, 1))
+        )
+        cells = [_cell(lambda e, n: 100 * e / n, num_err, num_ref), ""]
+        if row.baseline is not None:
+            cells[1] = _cell(lambda e, b: 100 * (1 - e / b), num_err, base_err)
+        lines.append([row.student, row.what, row.dset, *cells, words])
+    return table(["student", "row", "set", "WER / %:", "WERR / %:", "drawn"], lines)
+
+
+def _sum_by_unit(values: Sequence[float], units: Sequence) -> np.ndarray:
+    """Sums (S,) over the utterances (U,) of each unit."""
+    _, index = np.unique(units, return_inverse=True)
+    return np.bincount(index, values)
 
 
 def _cell(statistic, *samples) -> str:
-    with np.errstate(divide="ignore", invalid="ignore"):
+    if not samples[0].any():
+        return ""  # of a row without errors all draws are alike
+    with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # of what is not finite, which is looked at here
         interval = bootstrap_interval(statistic, *samples)
     if interval is None or not np.isfinite(interval).all():
-        return ""  # too few utterances; or draws in which the baseline has no errors
+        return ""  # one unit; or draws in which the baseline has no errors
     return f"{interval[0]:.1f} to {interval[1]:.1f}"
 
 
@@ -122,30 +189,37 @@ def cost_table(rows: list[tuple[str, Path]]) -> str:
 
     Returns:
         One line per row of which anything is known: millions of parameters as ESPnet
-        counted them, RTF of ESPnet's offline search, RTF of the streaming decoder.
+        counted them, RTF of ESPnet's offline search, RTF of the streaming decoder, both
+        of the decodings that the table of error rates has.
     """
-    lines = [
-        "| student | row | parameters / M | RTF, offline | RTF, streamed |",
-        "|---|---|---:|---:|---:|",
-    ]
-    sources = (
-        ("train.log", r"Number of model parameters: ([\d.]+) M"),
-        ("*/*/logdir/calculate_rtf.log", r"^RTF: ([\d.]+)"),
-        ("decode_stream/*/stream.log", r"^RTF: ([\d.]+)"),
-    )
+    lines = []
     for name, asr_exp in rows:
         student, _, what = name.rpartition(": ")
-        cells = [student, what]
-        for pattern, expression in sources:
-            found = [
-                float(match)
-                for path in sorted(asr_exp.glob(pattern))
-                for match in re.findall(
-                    expression, path.read_text(errors="replace"), re.M
-                )[-1:]
-            ]
-            digits = 2 if pattern == "train.log" else 3
-            cells.append(f"{np.mean(found):.{digits}f}" if found else "")
-        if any(cells[2:]):
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        offline, streamed = [], []
+        for folder in find_score_dirs(asr_exp).values():
+            if decoding_of(asr_exp, folder) == STREAMED:
+                streamed.append(folder / "stream.log")
+            else:
+                offline.append(folder / "logdir/calculate_rtf.log")
+        cells = [
+            _mean_of(
+                [asr_exp / "train.log"], r"Number of model parameters: ([\d.]+) M", 2
+            ),
+            _mean_of(offline, r"^RTF: ([\d.]+)", 3),
+            _mean_of(streamed, r"^RTF: ([\d.]+)", 3),
+        ]
+        if any(cells):
+            lines.append([student, what, *cells])
+    columns = ["student", "row", "parameters / M:", "RTF, offline:", "RTF, streamed:"]
+    return table(columns, lines)
+
+
+def _mean_of(logs: Sequence[Path], expression: str, digits: int) -> str:
+    """Mean of the last match in each log; empty where there is none."""
+    found = [
+        float(match)
+        for path in logs
+        if path.is_file()
+        for match in re.findall(expression, path.read_text(errors="replace"), re.M)[-1:]
+    ]
+    return f"{np.mean(found):.{digits}f}" if found else ""

@@ -2,8 +2,17 @@
 
 from pathlib import Path
 
+from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.files import write_atomically
 from espnet_mtkd.results import intervals, report
+
+INTERVALS = f"""\
+95 %, by percentile bootstrap ({intervals.NUM_RESAMPLES} samples, seed 0), for the
+reduction with the same draws of both rows. By speaker: whole speakers are drawn, for
+the errors of one speaker are alike, and the interval tells what other speakers would
+lead to. By utterance: it tells that of the speakers of this set alone. Empty: no
+errors, or too few, or too few utterances. How far another seed would lead is not in
+them."""
 
 
 def write_report(
@@ -16,7 +25,7 @@ def write_report(
     """Write the two files of a recipe's rows.
 
     Args:
-        expdir: of the recipe; `stage_times.tsv` is read from it.
+        expdir: of the recipe; `stage_times.tsv` is read from it, where it is there.
         rows: as of `report.results_table`.
         command: that made the rows.
         note: a sentence below the table.
@@ -26,30 +35,38 @@ def write_report(
         The table of error rates.
 
     Raises:
+        ConfigError: no such directory or file.
         DataError: a row without scores, or two rows scored on different utterances.
     """
+    if not expdir.is_dir():
+        raise ConfigError(f"--expdir: no such directory: {expdir}")
+    if espnet_results and not espnet_results.is_file():
+        raise ConfigError(f"--espnet_results: no such file: {espnet_results}")
     experiments = {folder.name for _, folder in rows}
     table = report.results_table(rows)
-    report.plot_curves([folder for _, folder in rows], expdir / "curves.png")
+    folders = [folder for _, folder in rows]
+    without_curve = report.plot_curves(folders, expdir / "curves.png")
     parts = [
         "# RESULTS",
         f"- command: `{command}`" if command else "",
-        f"- machine: {report.machine()}",
+        f"- machine, of this page: {report.machine()}",
         "## Error rates",
         "Error rates from sclite's counts; WERR and CERR: relative reduction against "
-        "the student's first row.",
+        "the student's first row, where that has the set and makes errors.",
         table,
         note,
         "## Intervals",
-        "95 %, by bootstrap over the utterances of the set (9999 samples, seed 0), for "
-        "the reduction with the same utterances drawn of both rows. How far another "
-        "seed would lead is not in them.",
+        INTERVALS.replace("\n", " "),
         intervals.intervals_table(rows),
         "## Cost",
         "RTF: seconds of one CPU core for a second of audio, with what ran beside it.",
         intervals.cost_table(rows),
         "## Training curves",
         "![losses](curves.png)",
+        "No tensorboard files, so no curve: "
+        + ", ".join(folder.name for folder in without_curve)
+        if without_curve
+        else "",
         "## Wall time",
         report.times_table(expdir / "stage_times.tsv", experiments),
     ]

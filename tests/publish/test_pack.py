@@ -10,10 +10,17 @@ import builders
 import pytest
 import torch
 import yaml
-from publish_recipe import COMMAND, COUNTS, write_score
+from publish_recipe import (
+    COMMAND,
+    COUNTS,
+    SCRATCH_COMMAND,
+    from_scratch,
+    write_score,
+)
 from safetensors.torch import load_file
 
 from espnet_mtkd.bin.mtkd_pack import main
+from espnet_mtkd.errors import DataError
 from espnet_mtkd.publish import traces
 
 FILES = {
@@ -140,8 +147,8 @@ def test_weights_are_the_trained_ones_in_both_forms(recipe, content):
 
 
 def test_a_student_from_scratch_needs_no_stage_1(own_recipe):
-    command = [x for x in COMMAND if "mtkd" not in x]
-    names = names_in(run(own_recipe, command=command))
+    from_scratch(own_recipe)
+    names = names_in(run(own_recipe, command=SCRATCH_COMMAND))
     assert names == {x for x in FILES if not x.startswith("exp/mtkd_tiny")}
 
 
@@ -320,6 +327,9 @@ def test_names_of_user_and_host_are_found_unless_allowed(
         (("--language", "english"), "expected ISO codes"),
         (("--teacher", "wavlm"), "expected NAME=HUB_ID,LICENCE"),
         (("--teacher", "hubert=a/b,mit"), "no such teacher: hubert"),
+        (("--teacher", "wavlm=a/b,apachee-2.0"), "did you mean apache-2.0"),
+        (("--license", "apache2"), "did you mean apache-2.0"),
+        (("--license", "BSD-2-Clause-Patent"), "for one that it does not list: other"),
     ],
 )
 def test_flags_that_make_no_sense(own_recipe, capsys, extra, message):
@@ -328,25 +338,25 @@ def test_flags_that_make_no_sense(own_recipe, capsys, extra, message):
     assert message in text
 
 
-@pytest.mark.parametrize(
-    "text, found",
-    [
-        ("see /home/jane/x.yaml.", ["/home/jane/x.yaml."]),
-        ("file:///scratch/a/init", ["/scratch/a/init"]),
-        ("(/data/exp) and '/mnt/b/c'", ["/data/exp", "/mnt/b/c"]),
-        ("https://huggingface.co/a/b http://x.org/y/z", []),
-        ("WER / % exp/asr_x/config.yaml 10/11/12 a/b/c ~/x/y </div>", []),
-    ],
-)
-def test_absolute_paths_in_text(tmp_path, text, found):
-    (tmp_path / "a.md").write_text(text)
-    (tmp_path / "b.yaml").write_text(
-        yaml.safe_dump({"token_list": ["/a/b"], "k": text})
-    )
-    lines = traces.find_traces(tmp_path)
-    assert [x for x in lines if x.startswith("a.md")] == [
-        f"a.md: the absolute path {x}" for x in found
-    ]
-    assert [x for x in lines if x.startswith("b.yaml")] == [
-        f"b.yaml: k: the absolute path {x}" for x in found
-    ]
+@pytest.mark.parametrize("name", ["asr-jdoe", "asr_jdoe_tiny"])
+def test_packing_refuses_what_uploading_would(own_recipe, capsys, monkeypatch, name):
+    """One search for both: a name in a directory's name, a key in a picture."""
+    from espnet_mtkd.publish.upload import prepared
+
+    monkeypatch.setattr(traces, "local_names", lambda: {"jdoe": "user name"})
+    (own_recipe / "exp/asr_tiny").rename(own_recipe / "exp" / name)
+    (own_recipe / "exp" / name / "RESULTS.md").write_text("# RESULTS\n")
+    command = [x.replace("asr_tiny", name) for x in COMMAND]
+    code, message = refused(own_recipe, capsys, command=command)
+    assert code == 4 and f"exp/{name}/config.yaml: its name" in message
+    out = run(own_recipe, "--ignore_names", "jdoe", command=command)
+    with prepared(out, "jdoe/model", ["jdoe"]) as folder:
+        assert (folder / "README.md").is_file()
+    with pytest.raises(DataError, match="its name: this machine's user name 'jdoe'"):
+        with prepared(out, "jdoe/model"):
+            pass
+
+
+def test_licences_are_written_as_the_hub_has_them(own_recipe):
+    with zipfile.ZipFile(run(own_recipe, "--license", "Apache-2.0")) as packed:
+        assert "\nlicense: apache-2.0\n" in packed.read("README.md").decode()

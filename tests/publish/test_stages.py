@@ -8,6 +8,9 @@ import builders
 import hub_stub
 import publish_recipe
 
+# Of the teacher transducer there is no model here, which mtkd.sh would ask for.
+PACK_ARGS = "--limits 'One speaker only.' --teacher path_teacher=unknown,unknown"
+
 
 def run(recipe, hub, *options) -> subprocess.CompletedProcess:
     """mtkd.sh from stage 14 on; output of both kinds in `stdout`."""
@@ -44,7 +47,7 @@ def test_a_student_is_packed_looked_at_and_uploaded(hub, tmp_path):
     result = run(recipe, hub, *both)
     assert result.returncode == 2
     assert "--license is required by stage 14" in result.stdout
-    both += ("--license", "cc-by-sa-3.0", "--pack_args", "--limits 'One speaker only.'")
+    both += ("--license", "cc-by-sa-3.0", "--pack_args", PACK_ARGS)
 
     result = run(recipe, hub, *both, "--dry_run", "true")
     assert result.returncode == 0, result.stdout[-3000:]
@@ -68,6 +71,7 @@ def test_a_student_is_packed_looked_at_and_uploaded(hub, tmp_path):
     assert stages(result.stdout) == [("14", True), ("15", True)]
     assert len(hub.repos["user/tiny"]) == 2
 
+    hub.private.add("user/tiny")
     hub.faults["POST .*/commit/"] = 403
     result = run(recipe, hub, *both, "--upload_args", "--private true")
     assert result.returncode == 7

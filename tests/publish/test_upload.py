@@ -79,6 +79,31 @@ def test_a_new_repository_is_private_if_asked(hub, archive):
     assert hub.created[0]["visibility"] == "private"
 
 
+def test_a_public_repository_does_not_become_private_by_a_flag(hub, archive, capsys):
+    hub.repos[REPO] = [{"README.md": b"old"}]
+    code, message = refused(capsys, *command(archive, "--private", "true"))
+    assert code == 2
+    assert f"found {REPO} on {hub.url}, which is public" in message
+    assert "Nothing was uploaded" in message
+    assert hub.repos[REPO] == [{"README.md": b"old"}]
+    hub.private.add(REPO)  # what the message says to do
+    main(command(archive, "--private", "true"))
+    assert len(hub.repos[REPO]) == 2
+
+
+def test_a_hub_that_makes_it_public_all_the_same(hub, archive, capsys, monkeypatch):
+    create = hub_stub._Handler.create
+
+    def make(handler, body):
+        create(handler, body)
+        hub.private.clear()
+
+    monkeypatch.setitem(hub_stub._Handler.routes, "POST /api/repos/create", make)
+    code, message = refused(capsys, *command(archive, "--private", "true"))
+    assert code == 2 and "which is public" in message
+    assert hub.repos[REPO] == [{".gitattributes": b""}]
+
+
 def test_a_dry_run_writes_just_what_would_be_uploaded(
     hub, own_archive, tmp_path, monkeypatch, capsys
 ):
@@ -128,6 +153,18 @@ def drop_wer(files):
         (lambda f: f.pop("README.md"), "no model card"),
         (lambda f: f.pop("meta.yaml"), "no meta.yaml"),
         (lambda f: f.update({"meta.yaml": b"- a"}), "expected a mapping"),
+        (lambda f: f.update({"meta.yaml": b"files: [a"}), "expected a mapping"),
+        (lambda f: f.update({"meta.yaml": b"files: [a]"}), "expected a mapping"),
+        (
+            lambda f: f.update(
+                {
+                    "README.md": f["README.md"].replace(
+                        b"license: cc-by-sa-3.0", b"license: cc-by-sa"
+                    )
+                }
+            ),
+            "license: expected an identifier of the Hub, found 'cc-by-sa'",
+        ),
         (
             lambda f: f.update(
                 {"meta.yaml": b"files: {asr_model_file: /etc/hostname}"}
@@ -245,13 +282,13 @@ def test_a_wrong_token(hub, archive, capsys, monkeypatch):
 def test_metadata_that_the_hub_does_not_take(hub, own_archive, capsys):
     def change(files):
         files["README.md"] = files["README.md"].replace(
-            b"license: cc-by-sa-3.0", b"license: no-such-licence"
+            b"language:\n- en\n", b"language: no-such-language\n"
         )
 
     rewrite(own_archive, change)
     code, message = refused(capsys, *command(own_archive))
     assert code == 7
-    assert '"license" must be one of' in message and "Nothing was uploaded" in message
+    assert '"language" must be one of' in message and "Nothing was uploaded" in message
     assert hub.repos[REPO] == [{".gitattributes": b""}]
 
 

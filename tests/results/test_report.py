@@ -1,12 +1,13 @@
 """RESULTS.md from real sclite output, and curves from real tensorboard files."""
 
+import re
 from pathlib import Path
 
 import builders
 import numpy as np
 import pytest
 import torch
-from sclite_scores import HYPOTHESES, cells, error_rate, needs_sclite, score
+from sclite_scores import HYPOTHESES, REFERENCE, cells, error_rate, needs_sclite, score
 
 from espnet_mtkd.bin.mtkd_report import main
 from espnet_mtkd.errors import DataError
@@ -252,3 +253,107 @@ def test_a_row_without_folder_is_a_usage_error(tmp_path, capsys):
         main(["--expdir", str(tmp_path), "--rows", "conformer: from scratch"])
     assert end.value.code == 2
     assert "NAME=DIR" in capsys.readouterr().err
+
+
+@needs_sclite
+def test_a_set_that_the_baseline_lacks_has_no_reduction(tmp_path):
+    """The first row that has it is no baseline."""
+    for name, sets in (("scratch", "a"), ("one", "ab"), ("two", "ab")):
+        for dset in sets:
+            score(tmp_path / name, HYPOTHESES["scratch"], dset)
+    rows = [(f"e: {x}", tmp_path / x) for x in ("scratch", "one", "two")]
+    for text in (report.results_table(rows), intervals.intervals_table(rows)):
+        table = [cells(x) for x in text.splitlines()]
+        column = next(i for i, x in enumerate(table[0]) if x.startswith("WERR"))
+        found = {(x[1], x[2]): x[column] for x in table[2:]}
+        assert {k for k, v in found.items() if v} == {("one", "a"), ("two", "a")}
+
+
+def gfm_cells(line: str) -> list[str]:
+    """As GitHub reads a row: a bar behind a backslash is text."""
+    parts = re.split(r"(?<!\\)\|", line.strip())
+    assert parts[0] == parts[-1] == ""
+    return [x.strip().replace("\\|", "|") for x in parts[1:-1]]
+
+
+@needs_sclite
+def test_a_bar_in_a_name_does_not_break_the_tables(tmp_path):
+    score(tmp_path / "a|b", HYPOTHESES["taught"], "te|st")
+    (tmp_path / "a|b/train.log").write_text("Number of model parameters: 2.87 M\n")
+    (tmp_path / "stage_times.tsv").write_text("a|b\t11\tx\t5\n")
+    main(["--expdir", str(tmp_path), "--rows", f"e|f: g|h={tmp_path}/a|b"])
+    tables = [
+        [gfm_cells(x) for x in part.splitlines() if x.startswith("|")]
+        for part in (tmp_path / "RESULTS.md").read_text().split("\n## ")
+    ]
+    tables = [x for x in tables if x]
+    assert len(tables) == 4
+    for table in tables:
+        assert {len(x) for x in table} == {len(table[0])}
+    assert tables[0][2][:3] == tables[1][2][:3] == ["e|f", "g|h", "te|st"]
+    assert tables[2][2][:2] == ["e|f", "g|h"] and tables[3][2][0] == "a|b"
+
+
+@needs_sclite
+def test_a_report_without_curves_and_times_says_so(tmp_path):
+    for name in ("asr_a", "asr_$b^$"):
+        score(tmp_path / name, HYPOTHESES["taught"])
+    write_curve(tmp_path / "asr_$b^$", [(1, 5.0, 6.0)])
+    rows = [f"e: {x}={tmp_path}/{x}" for x in ("asr_a", "asr_$b^$")]
+    main(["--expdir", str(tmp_path), "--rows", *rows])
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "No tensorboard files, so no curve: asr_a\n" in text
+    assert "there is no stage_times.tsv" in text
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def drop_expdir(args, tmp_path):
+    args[1] = str(tmp_path / "no")
+
+
+def drop_espnet_results(args, tmp_path):
+    args += ["--espnet_results", str(tmp_path / "no.md")]
+
+
+def repeat_row(args, tmp_path):
+    args.append(args[-1].replace("/asr_a", "/./asr_a"))
+
+
+def break_times(args, tmp_path):
+    (tmp_path / "stage_times.tsv").write_text("asr_a\t9\tx\t5\nasr_a 9 x 5\n")
+
+
+@needs_sclite
+@pytest.mark.parametrize(
+    "change, code, message",
+    [
+        (drop_expdir, 2, "--expdir: no such directory"),
+        (drop_espnet_results, 2, "--espnet_results: no such file"),
+        (repeat_row, 2, "'e: a' has the directory"),
+        (break_times, 4, "stage_times.tsv, line 2: expected"),
+    ],
+)
+def test_what_a_report_cannot_be_made_of(tmp_path, capsys, change, code, message):
+    score(tmp_path / "asr_a", HYPOTHESES["taught"])
+    args = ["--expdir", str(tmp_path), "--rows", f"e: a={tmp_path}/asr_a"]
+    change(args, tmp_path)
+    if change is drop_espnet_results:  # --rows takes all words that follow
+        args = [*args[:2], *args[4:], *args[2:4]]
+    with pytest.raises(SystemExit) as end:
+        main(args)
+    assert end.value.code == code and message in capsys.readouterr().err
+
+
+@needs_sclite
+def test_no_number_where_next_to_nothing_is_wrong(tmp_path):
+    """A draw without errors in the baseline has no reduction, nor has the interval."""
+    one_error = [*REFERENCE[:-1], "GOOD BYE"]
+    for name, hypotheses in (("one", one_error), ("none", REFERENCE)):
+        score(tmp_path / name, hypotheses)
+    for first, second in (("one", "none"), ("none", "one"), ("none", "none")):
+        rows = [("e: a", tmp_path / first), ("e: b", tmp_path / second)]
+        text = report.results_table(rows) + intervals.intervals_table(rows)
+        assert "nan" not in text and "inf" not in text
+        table = intervals.intervals_table(rows).splitlines()[2:]
+        assert [cells(x)[4] for x in table] == ["", ""]
+        assert [bool(cells(x)[3]) for x in table] == [first == "one", second == "one"]
