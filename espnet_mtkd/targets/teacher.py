@@ -8,6 +8,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from espnet_mtkd.errors import ConfigError, TargetStoreError
+from espnet_mtkd.targets.codebooks import CODEBOOKS, check_codebooks
 from espnet_mtkd.targets.fingerprint import compare_config
 from espnet_mtkd.targets.quantizer import read_codebooks
 from espnet_mtkd.targets.store import MANIFEST, TargetStore
@@ -29,7 +30,8 @@ class CachedTeacher:
 
     Raises:
         TargetStoreError: nothing is stored there, it is damaged, or it comes from
-            another teacher; the differing field is named.
+            another teacher; the differing field is named. Or the codebooks are not
+            those of the codes.
         ConfigError: codes are asked for and fp16 is stored.
     """
 
@@ -61,7 +63,9 @@ class CachedTeacher:
         self._stored = [by_layer[layer] for layer in layers]
         self._books = {}
         if first.fingerprint["form"] == "codes":
-            self._books = read_codebooks(folder / "codebooks.safetensors")
+            digests = {s.folder: s.fingerprint["codebooks"] for s in self.stores}
+            check_codebooks(folder / CODEBOOKS, digests)
+            self._books = read_codebooks(folder / CODEBOOKS)
         elif as_codes:
             raise ConfigError(
                 f"{folder}: fp16 embeddings are stored there; target_type codes needs "

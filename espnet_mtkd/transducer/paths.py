@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from espnet_mtkd.errors import ConfigError, DataError, TargetStoreError
+from espnet_mtkd.targets.fingerprint import differing_field
 from espnet_mtkd.targets.store import MANIFEST, StoredTarget, TargetStore
 
 MAX_FRAME_DIFFERENCE = 1  # student frames, of teacher and student
@@ -56,7 +57,7 @@ class PathStores:
         frame_shift: samples between the teacher's frames.
 
     Raises:
-        TargetStoreError: none there, or of different teachers.
+        TargetStoreError: none there, or of different teachers or settings.
     """
 
     def __init__(self, folder: str | Path):
@@ -68,10 +69,12 @@ class PathStores:
         self.stores = [TargetStore(path.parent) for path in manifests]
         first = self.stores[0]
         for store in self.stores[1:]:
-            if store.fingerprint["model"] != first.fingerprint["model"]:
+            field = differing_field(first.fingerprint, store.fingerprint)
+            if field:
                 raise TargetStoreError(
                     f"{store.folder} and {first.folder}: paths of two different "
-                    "teachers: give each a folder of its own"
+                    f"teachers or settings ({field:.200}): give each a folder of its "
+                    "own"
                 )
         self.tokens = first.fingerprint["tokens"]
         self.frame_shift = first.targets[0].frame_shift

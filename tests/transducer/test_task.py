@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from espnet_mtkd.bin import mtkd_espnet, mtkd_extract_paths
+from espnet_mtkd.bin import mtkd_espnet, mtkd_extract, mtkd_extract_paths
 from espnet_mtkd.errors import ConfigError, DataError, TargetStoreError
 from espnet_mtkd.targets.store import TargetStore
 from espnet_mtkd.transducer.extract_paths import read_text
@@ -150,6 +150,31 @@ def test_a_second_extraction_changes_nothing(data, teacher, paths):
     before = files_of(paths)
     mtkd_extract_paths.main(extraction(teacher, data, paths))
     assert files_of(paths) == before
+
+
+def test_damage_of_stored_paths_is_found_by_verify(paths, tmp_path, capsys):
+    folder = shutil.copytree(paths, tmp_path / "paths")
+    mtkd_extract.main(["--out_dir", str(folder), "--verify", "--info"])
+    for path in (*folder.glob("train/*.json"), *folder.glob("train/shard*")):
+        original = path.read_bytes()
+        path.write_bytes(original[:-3] + b"x" + original[-2:])
+        with pytest.raises(SystemExit) as end:
+            mtkd_extract.main(["--out_dir", str(folder), "--verify"])
+        assert end.value.code == 5 and str(path) in capsys.readouterr().err
+        path.write_bytes(original)
+
+
+def test_paths_with_another_number_of_tokens_are_refused(
+    data, teacher, paths, tmp_path
+):
+    """Of one teacher, but they could not stand in one batch."""
+    folder = shutil.copytree(paths, tmp_path / "paths")
+    shutil.copytree(data / "valid", tmp_path / "more")
+    command = extraction(teacher, data, folder, "--num_tokens", "4")
+    command[command.index(str(data / "train"))] = str(tmp_path / "more")
+    mtkd_extract_paths.main(command)
+    with pytest.raises(TargetStoreError, match="num_tokens: expected 4, found 5"):
+        PathStores(folder)
 
 
 def with_transcript(data, folder: Path, transcript: str) -> str:
