@@ -226,6 +226,11 @@ class TargetStore:
         """Number of an utterance in the order of the manifest, None if not there."""
         return self._numbers.get(utt)
 
+    def num_samples_of(self, utt: str) -> int | None:
+        """Samples (16 kHz) of an utterance's audio, None if it is not there."""
+        i = self.find(utt)
+        return None if i is None else int(self._num_samples[i])
+
     def read(self, utt: str, num_samples: int) -> dict[str, np.ndarray] | None:
         """Targets of one utterance; its checksum is verified the first time.
 

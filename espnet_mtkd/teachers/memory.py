@@ -66,6 +66,10 @@ class TargetMemory:
             batch[spec.name] = (padded.float(), lengths)
         return batch
 
+    def check_lengths(self, name: str, lengths: dict[str, int]) -> None:
+        """See the teacher's."""
+        self.teacher.check_lengths(name, lengths)
+
     def _keep(self, key, row):
         size = sum(t.nbytes for t in row.values())
         if self.num_bytes + size > self.max_bytes:

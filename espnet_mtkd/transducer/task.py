@@ -15,6 +15,7 @@ from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.transducer.frontend import TeacherFrontend
 from espnet_mtkd.transducer.model import ESPnetMTKDTransducerModel, PathKDConfig
 from espnet_mtkd.transducer.paths import PathStores
+from espnet_mtkd.transducer.trainer import PathTrainer
 
 MODEL = "mtkd_transducer"
 STOCK_MODEL = "espnet"
@@ -28,6 +29,8 @@ def register() -> None:
 
 class MTKDASRTask(espnet_asr.ASRTask):
     """`ASRTask` with path distillation, the loss in slices and teacher frontends."""
+
+    trainer = PathTrainer
 
     @classmethod
     def add_task_arguments(cls, parser: argparse.ArgumentParser):

@@ -177,6 +177,38 @@ def test_paths_with_another_number_of_tokens_are_refused(
         PathStores(folder)
 
 
+@pytest.mark.parametrize(
+    "change, message", [("more", "have no path"), ("cut", "length")]
+)
+def test_missing_paths_are_told_before_the_first_step(
+    data, paths, tmp_path, capsys, monkeypatch, change, message
+):
+    """The utterance stands last, so that an epoch would nearly have passed."""
+    shutil.copytree(data, tmp_path / "data")
+    shape = tmp_path / "data/train/speech_shape"
+    lines = shape.read_text().splitlines()
+    if change == "more":
+        utt, num = "utt22_00", "30000"
+        for name in ("wav.scp", "text"):
+            valid = (data / "valid" / name).read_text().splitlines()[0]
+            with open(tmp_path / "data/train" / name, "a") as file:
+                file.write(valid + "\n")
+        lines.append(f"{utt} {num}")
+    else:
+        utt, num = lines[-1].split()
+        lines[-1] = f"{utt} {int(num) - 160}"
+    shape.write_text("\n".join(lines) + "\n")
+    steps = []
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda *a, **k: steps.append(1))
+    with pytest.raises(SystemExit) as end:
+        train_student(
+            tmp_path / "data", tmp_path / "s", "--path_targets_dir", str(paths)
+        )
+    error = capsys.readouterr().err
+    assert end.value.code == 5 and f"1 of {len(lines)} utterances" in error
+    assert message in error and utt in error and not steps
+
+
 def with_transcript(data, folder: Path, transcript: str) -> str:
     """Copy the training set, one utterance of which has another text; its id."""
     shutil.copytree(data / "train", folder / "train")
