@@ -51,7 +51,7 @@ def read_yaml(path: Path) -> dict:
         ConfigError: no such file, or something else in it.
     """
     if not path.is_file():
-        raise ConfigError(f"no such config: {path}")
+        raise ConfigError(f"no such config: {path}: no such file")
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as e:

@@ -4,12 +4,12 @@ import argparse
 import logging
 from pathlib import Path
 
-import yaml
 from espnet2.tasks.abs_task import AbsTask
 from espnet2.torch_utils.initialize import initialize
 from espnet2.train.collate_fn import CommonCollateFn
 
 from espnet_mtkd.errors import ConfigError
+from espnet_mtkd.files import read_yaml
 from espnet_mtkd.objective.losses import CodebookLoss, EmbeddingLoss
 from espnet_mtkd.pretraining.arguments import add_distillation_arguments
 from espnet_mtkd.pretraining.datasets import (
@@ -177,19 +177,35 @@ def read_student_config(args: argparse.Namespace) -> None:
         ConfigError: the file is missing or names an encoder that this task has not.
     """
     path = Path(args.student_config)
-    if not path.is_file():
-        raise ConfigError(f"--student_config: no such file: {path}")
-    config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     args.student_config = None  # the saved config.yaml stands on its own
+    take_student(args, read_yaml(path), path)
+
+
+def take_student(args: argparse.Namespace, config: dict, where: Path) -> None:
+    """Replace frontend and encoder in `args` by what a config of stage 2 says.
+
+    Args:
+        args: ESPnet's arguments.
+        config: of stage 2; a class that it does not name is ESPnet's default.
+        where: it was read, for messages.
+
+    Raises:
+        ConfigError: an encoder that this task has not, or a section of another form.
+    """
     for choices in (frontend_choices, encoder_choices):
         name = config.get(choices.name, choices.default)
-        if name not in choices.classes:
+        if not isinstance(name, str) or name not in choices.classes:
             raise ConfigError(
-                f"{path}: {choices.name}: expected one of {sorted(choices.classes)}, "
-                f"found '{name}'"
+                f"{where}: {choices.name}: expected one of {sorted(choices.classes)}, "
+                f"found {name!r}"
+            )
+        conf = config.get(f"{choices.name}_conf")
+        if conf is not None and not isinstance(conf, dict):
+            raise ConfigError(
+                f"{where}: {choices.name}_conf: expected a mapping, found {conf!r}"
             )
         setattr(args, choices.name, name)
-        setattr(args, f"{choices.name}_conf", config.get(f"{choices.name}_conf", {}))
+        setattr(args, f"{choices.name}_conf", conf or {})
 
 
 def check_config(args: argparse.Namespace) -> None:
