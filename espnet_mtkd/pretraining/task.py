@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 from pathlib import Path
 
 from espnet2.tasks.abs_task import AbsTask
@@ -33,6 +34,8 @@ from espnet_mtkd.targets.teacher import CachedTeacher
 from espnet_mtkd.teachers.base import parse_teachers
 from espnet_mtkd.teachers.memory import TargetMemory
 from espnet_mtkd.teachers.s3prl import TeacherPool
+
+ITERATOR_TYPES = ("sequence", "category", "none", None)  # none: of the caller's own
 
 
 class MTKDTask(AbsTask):
@@ -254,7 +257,21 @@ def check_config(args: argparse.Namespace) -> None:
         raise ConfigError(
             f"--target_delay: expected 0 or more, found {args.target_delay}"
         )
-    if not args.unlabelled_ratio > 0:
+    if not 0 < args.unlabelled_ratio < math.inf:
+        expected = "a finite number" if args.unlabelled_ratio > 0 else "above 0"
         raise ConfigError(
-            f"--unlabelled_ratio: expected above 0, found {args.unlabelled_ratio}"
+            f"--unlabelled_ratio: expected {expected}, found {args.unlabelled_ratio}"
+        )
+    for name in ("iterator_type", "valid_iterator_type"):
+        found = getattr(args, name, None)  # ESPnet3 has none
+        if found not in ITERATOR_TYPES:
+            raise ConfigError(
+                f"{name}: expected sequence or category, found {found}: targets belong "
+                "to whole utterances, by whose ids they are found"
+            )
+    conf = args.encoder_conf
+    if conf.get("interctc_layer_idx") and conf.get("interctc_use_conditioning"):
+        raise ConfigError(
+            "encoder_conf.interctc_use_conditioning: expected false, found true: stage "
+            "1 has no CTC whose output the encoder could be conditioned on"
         )

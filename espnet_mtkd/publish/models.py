@@ -6,9 +6,8 @@ import inspect
 import shlex
 from pathlib import Path
 
-import yaml
-
 from espnet_mtkd.errors import ConfigError
+from espnet_mtkd.files import read_yaml
 from espnet_mtkd.student.weights import compare_keys
 
 
@@ -44,7 +43,7 @@ def check_loads(config: Path, state: dict, stage_dir: Path) -> int:
     """
     from espnet2.tasks.asr import ASRTask
 
-    args = argparse.Namespace(**yaml.safe_load(config.read_text(encoding="utf-8")))
+    args = argparse.Namespace(**read_yaml(config))
     with contextlib.chdir(stage_dir):
         model = ASRTask.build_model(args)
     problems = compare_keys(state, model.state_dict())

@@ -11,7 +11,6 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import yaml
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import (
     HfHubHTTPError,
@@ -21,6 +20,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 from espnet_mtkd.errors import ConfigError, DataError, HubError
+from espnet_mtkd.files import parse_yaml
 from espnet_mtkd.publish.card import REPO, check_card
 from espnet_mtkd.publish.traces import find_traces
 
@@ -73,7 +73,7 @@ def check_content(
     meta = folder / META
     if not meta.is_file():
         raise DataError(f"{where}: no {META} in it: pack the model by stage 14")
-    content = yaml.safe_load(meta.read_text(encoding="utf-8"))
+    content = parse_yaml(meta.read_bytes(), f"{where}: {META}")
     if not isinstance(content, dict):
         raise DataError(f"{where}: {META}: expected a mapping: pack the model again")
     for kind in ("yaml_files", "files"):

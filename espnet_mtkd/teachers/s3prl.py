@@ -18,7 +18,7 @@ from espnet_mtkd.teachers.base import (
     resolve_layers,
 )
 from espnet_mtkd.teachers.early_stop import EarlyStop
-from espnet_mtkd.teachers.hub import import_s3prl_hub
+from espnet_mtkd.teachers.hub import import_s3prl_hub, upstream_names
 
 RECEPTIVE_FIELD = 400  # samples: 25 ms, of wav2vec 2.0's convolutions and of fbank
 MIN_INPUT = 800  # samples: s3prl pads shorter batches to it
@@ -37,7 +37,7 @@ def check_upstream(config: TeacherConfig, hub) -> None:
             needed but not given, or a local one that does not exist or has another
             form than the upstream reads.
     """
-    names = hub.options()
+    names = upstream_names(hub)
     if config.upstream not in names:
         close = difflib.get_close_matches(config.upstream, names, n=5, cutoff=0.4)
         raise ConfigError(
