@@ -9,6 +9,7 @@ from espnet2.tasks.abs_task import AbsTask
 from espnet2.torch_utils.initialize import initialize
 from espnet2.train.collate_fn import CommonCollateFn
 
+from espnet_mtkd.data.kaldi import read_lengths, read_wav_scp
 from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.files import read_yaml
 from espnet_mtkd.objective.losses import CodebookLoss, EmbeddingLoss
@@ -18,6 +19,7 @@ from espnet_mtkd.pretraining.datasets import (
     check_names,
     data_set_name,
 )
+from espnet_mtkd.pretraining.launch import SpawnedErrors
 from espnet_mtkd.pretraining.mixing import MixedIterFactory
 from espnet_mtkd.pretraining.model import ESPnetMTKDModel
 from espnet_mtkd.pretraining.trainer import MTKDTrainer
@@ -38,7 +40,7 @@ from espnet_mtkd.teachers.s3prl import TeacherPool
 ITERATOR_TYPES = ("sequence", "category", "none", None)  # none: of the caller's own
 
 
-class MTKDTask(AbsTask):
+class MTKDTask(SpawnedErrors, AbsTask):
     """Multi-teacher knowledge distillation into an ESPnet encoder, from audio alone."""
 
     num_optimizers = 1
@@ -93,8 +95,19 @@ class MTKDTask(AbsTask):
 
         Args:
             args, distributed_option, mode, kwargs: see `AbsTask.build_iter_factory`.
+
+        Raises:
+            DataError: a wav.scp or a file of lengths that cannot be read.
         """
-        build = super().build_iter_factory
+
+        def build(*arguments):
+            try:
+                return build_by_espnet(*arguments)
+            except (ValueError, RuntimeError, OSError):
+                explain_data(args, mode)  # with file and line, where they are to blame
+                raise
+
+        build_by_espnet = super().build_iter_factory
         factory = build(args, distributed_option, mode, kwargs)
         if mode != "train" or not args.unlabelled_wav_scp:
             return factory
@@ -167,6 +180,30 @@ class MTKDTask(AbsTask):
         if args.init is not None:
             initialize(model, args.init)
         return model
+
+
+def explain_data(args: argparse.Namespace, mode: str) -> None:
+    """Look for the reason why ESPnet could not read the data.
+
+    Args:
+        args: ESPnet's arguments.
+        mode: `train` or another, which is the validation set's.
+
+    Raises:
+        DataError: see `read_wav_scp` and `read_lengths`.
+    """
+    part = "train" if mode == "train" else "valid"
+    scps = [path for path, *_ in getattr(args, f"{part}_data_path_and_name_and_type")]
+    shapes = list(getattr(args, f"{part}_shape_file"))
+    if part == "train":
+        scps += args.unlabelled_wav_scp
+        shapes += args.unlabelled_shape_file
+    for path in map(Path, scps):
+        if not path.is_dir():
+            read_wav_scp(path)
+    for path in map(Path, shapes):
+        if not path.is_dir():
+            read_lengths(path)
 
 
 def read_student_config(args: argparse.Namespace) -> None:

@@ -209,3 +209,14 @@ def test_files_of_two_rates_are_named_when_espnet_meets_them():
         list(CheckedBatches(mixed(), explain))
     with pytest.raises(RuntimeError, match="mismatched"):
         list(CheckedBatches(mixed()))
+
+
+@pytest.mark.parametrize("name", ["wav.scp", "speech_shape"])
+@pytest.mark.parametrize("part", ["train", "valid"])
+def test_a_text_file_in_latin_1_is_named_with_its_line(data, refused, name, part):
+    path = data / part / name
+    lines = path.read_bytes().splitlines()
+    lines.insert(1, "M\u00fcller 16000".encode("latin-1"))
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    code, error = refused()
+    assert code == 4 and f"{path}:2: not UTF-8" in error
