@@ -6,6 +6,7 @@ meaning. `HELP` is the page that says what to do.
 
 import functools
 import sys
+from collections.abc import Sequence
 
 HELP = "docs/troubleshooting.md"  # has a section for each exit code
 
@@ -46,6 +47,12 @@ DiskError = _error(
 HubError = _error(
     "HubError", 7, "The Hugging Face Hub refused an upload, or cannot be reached."
 )
+
+
+def name_ten(items: Sequence[str]) -> str:
+    """The first ten of them, for a message, and how many more there are."""
+    shown = ", ".join(items[:10])
+    return shown + (f", and {len(items) - 10} more" if len(items) > 10 else "")
 
 
 def report_errors(main):

@@ -1,5 +1,6 @@
 """Files that are either whole or not there; their digests, and YAML."""
 
+import argparse
 import errno
 import hashlib
 import os
@@ -44,6 +45,29 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
+def parse_yaml(content: bytes | str, where):
+    """What stands in YAML.
+
+    Args:
+        content: of a file, in UTF-8, or text.
+        where: it is from, for the message.
+
+    Raises:
+        ConfigError: no UTF-8, or no YAML.
+    """
+    try:
+        if isinstance(content, bytes):
+            content = content.decode("utf-8")
+        return yaml.safe_load(content)
+    except UnicodeDecodeError as e:
+        raise ConfigError(
+            f"{where}: not valid YAML: not UTF-8 ({e.reason} at byte {e.start}): "
+            "convert it: iconv -f ISO-8859-1 -t UTF-8 (if that is what it is)"
+        ) from e
+    except (yaml.YAMLError, ValueError, RecursionError) as e:  # 2001-99-99 is a value
+        raise ConfigError(f"{where}: not valid YAML: {e}") from e
+
+
 def read_yaml(path: Path) -> dict:
     """A YAML file with a mapping in it.
 
@@ -51,11 +75,24 @@ def read_yaml(path: Path) -> dict:
         ConfigError: no such file, or something else in it.
     """
     if not path.is_file():
-        raise ConfigError(f"no such config: {path}")
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise ConfigError(f"{path}: not valid YAML: {e}") from e
+        raise ConfigError(f"no such config: {path}: no such file")
+    config = parse_yaml(path.read_bytes(), path)
     if not isinstance(config, dict):
         raise ConfigError(f"{path}: expected a mapping, found {config!r:.80}")
     return config
+
+
+def check_config_option(cmd: list[str]) -> None:
+    """Read the file of `--config`, where ESPnet would end with a traceback.
+
+    Args:
+        cmd: command line of one of ESPnet's tasks.
+
+    Raises:
+        ConfigError: see `read_yaml`.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", type=Path)
+    config = parser.parse_known_args(cmd)[0].config
+    if config is not None:
+        read_yaml(config)

@@ -22,7 +22,7 @@ from espnet_mtkd.teachers.s3prl import TeacherPool
 def test_both_stages_from_python_give_what_stock_espnet_decodes(
     corpus, two_teachers, tmp_path
 ):
-    folder, exp = tmp_path / "corpus", tmp_path / "exp"
+    folder, exp = tmp_path / "my corpus", tmp_path / "my exp"
     for part in (corpus.train, corpus.valid):
         shutil.copytree(part, folder / part.name)
         (folder / part.name / "speech_shape").unlink()
@@ -30,12 +30,24 @@ def test_both_stages_from_python_give_what_stock_espnet_decodes(
     shutil.copy(two_teachers, folder / "teachers.yaml")
     builders.write_yaml(folder / "train_mtkd.yaml", builders.mtkd_config(max_epoch=1))
     builders.write_yaml(folder / "train_asr.yaml", builders.asr_config("conformer"))
-    subprocess.run(
-        [sys.executable, builders.ROOT / "examples/distil.py", folder, exp],
-        check=True,
-        capture_output=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    for part in (corpus.train, corpus.valid):
+        scp = folder / part.name / "wav.scp"
+        scp.write_text(scp.read_text().replace(str(part), str(folder / part.name)))
+
+    def distil():
+        subprocess.run(
+            [sys.executable, builders.ROOT / "examples/distil.py", folder, exp],
+            check=True,
+            capture_output=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    distil()
+    made = {p: p.stat().st_mtime_ns for p in exp.glob("*/1epoch.pth")}
+    builders.write_yaml(folder / "train_mtkd.yaml", builders.mtkd_config(max_epoch=2))
+    distil()  # stage 1 goes on, stage 2 has ended
+    assert len(made) == 2 and (exp / "mtkd/2epoch.pth").is_file()
+    assert made == {p: p.stat().st_mtime_ns for p in made}
     before = torch.load(exp / "mtkd/valid.loss.best.pth", weights_only=True)
     after = torch.load(exp / "asr/valid.loss.best.pth", weights_only=True)
     names = [n for n in before if n.startswith("encoder.") and n.endswith("weight")]

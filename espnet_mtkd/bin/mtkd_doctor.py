@@ -41,9 +41,9 @@ def main(cmd=None):
     args = get_parser().parse_args(cmd)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if args.list_upstreams:
-        from espnet_mtkd.teachers.hub import import_s3prl_hub
+        from espnet_mtkd.teachers.hub import import_s3prl_hub, upstream_names
 
-        print("\n".join(sorted(import_s3prl_hub().options())))
+        print("\n".join(upstream_names(import_s3prl_hub())))
         return
     if args.data_dir and not args.out_dir:
         raise ConfigError("--data_dir needs --out_dir")

@@ -15,6 +15,7 @@ import sys
 
 from espnet_mtkd.compat import require_espnet
 from espnet_mtkd.errors import ConfigError, report_errors
+from espnet_mtkd.files import check_config_option
 
 
 def get_parser():
@@ -44,6 +45,7 @@ def main(cmd=None):
     if args.m == "espnet2.bin.asr_train":
         from espnet_mtkd.transducer.task import MTKDASRTask
 
+        check_config_option(rest)
         MTKDASRTask.main(cmd=rest)
         return
     if args.m.startswith("espnet2.bin.asr_inference"):

@@ -77,7 +77,7 @@ def get_parser():
     )
     add_process_arguments(parser)
     add("--info", action="store_true", help="print what <out_dir> holds")
-    add("--verify", action="store_true", help="compare all shards with their sha256")
+    add("--verify", action="store_true", help="compare all files with their sha256")
     return parser
 
 

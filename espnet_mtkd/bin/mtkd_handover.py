@@ -1,5 +1,8 @@
 """Check that the ASR model of stage 2 takes over the whole encoder of stage 1.
 
+The two configs have to agree on front end, normaliser and encoder, but for what acts in
+training alone (dropout and the like).
+
 Example:
     python -m espnet_mtkd.bin.mtkd_handover \\
         --checkpoint exp/mtkd_x/valid.loss.best.pth \\
@@ -30,6 +33,12 @@ def get_parser():
         "--asr_config", type=Path, required=True, help="config of stage 2"
     )
     parser.add_argument(
+        "--asr_args",
+        default="",
+        help="arguments of asr_train in stage 2; those of front end, normaliser and "
+        "encoder are compared too",
+    )
+    parser.add_argument(
         "--wav_scp",
         type=Path,
         required=True,
@@ -47,8 +56,11 @@ def main(cmd=None):
     from espnet_mtkd.pretraining.handover import check_handover
 
     utt, audio = next(iter(read_wav_scp(args.wav_scp).items()))
-    num = check_handover(args.checkpoint, args.mtkd_config, args.asr_config, audio)
+    num = check_handover(
+        args.checkpoint, args.mtkd_config, args.asr_config, audio, args.asr_args
+    )
     print(
+        "front end and encoder of both configs agree, field by field\n"
         f"{args.checkpoint}: {num} tensors under 'encoder.', 0 missing, 0 unexpected; "
         f"output for {utt} bit-equal before and after"
     )

@@ -14,6 +14,7 @@ import sys
 
 from espnet_mtkd.compat import require_espnet
 from espnet_mtkd.errors import report_errors
+from espnet_mtkd.files import check_config_option
 
 
 def get_parser():
@@ -53,6 +54,7 @@ def main(cmd=None):
         cmd = ["--help"]
     from espnet_mtkd.pretraining.task import MTKDTask
 
+    check_config_option(cmd)
     MTKDTask.main(args=get_parser().parse_args(cmd))
 
 

@@ -1,5 +1,7 @@
 """Distance between predicted and teacher embeddings."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -21,7 +23,7 @@ class EmbeddingLoss(nn.Module):
         statistic: the part that is reported beside the loss.
 
     Raises:
-        ConfigError: all weights are zero, or one is negative.
+        ConfigError: all weights are zero, or one is negative, infinite or no number.
     """
 
     statistic = "cosine"
@@ -29,9 +31,12 @@ class EmbeddingLoss(nn.Module):
     def __init__(self, l1: float = 1.0, mse: float = 0.0, cosine: float = 1.0):
         super().__init__()
         weights = dict(l1=l1, mse=mse, cosine=cosine)
-        if min(weights.values()) < 0 or sum(weights.values()) == 0:
+        if not all(
+            isinstance(w, (int, float)) and 0 <= w < math.inf for w in weights.values()
+        ) or not any(weights.values()):
             raise ConfigError(
-                f"loss_conf: expected weights >= 0, not all of them 0, found {weights}"
+                "loss_conf: expected finite weights >= 0, not all of them 0, found "
+                f"{weights}"
             )
         self.weights = weights
 
@@ -47,8 +52,9 @@ class EmbeddingLoss(nn.Module):
             lengths_B: (B,) valid student frames.
 
         Returns:
-            Scalar loss in fp32, and detached scalars {"l1", "mse", "cosine"} (cosine is
-            the similarity itself). No valid frame gives a loss of 0 with zero gradient.
+            Scalar loss in fp32, and detached scalars of the parts that have a weight,
+            and of the cosine, which is the similarity itself. No valid frame gives a
+            loss of 0 with zero gradient.
         """
         T = predicted_BTRE.size(1)
         valid_BT = torch.arange(T, device=lengths_B.device) < lengths_B[:, None]
@@ -61,15 +67,18 @@ class EmbeddingLoss(nn.Module):
         def average(value_BTR):
             return (value_BTR.mean(-1) * valid_BT).sum() / num_frames
 
-        difference = predicted - target
-        cosine_BTR = F.cosine_similarity(predicted, target, dim=-1)
-        parts = {
-            "l1": average(difference.abs().mean(-1)),
-            "mse": average(difference.square().mean(-1)),
-            "cosine": average(cosine_BTR),
-        }
-        terms = {**parts, "cosine": average(1.0 - cosine_BTR)}
-        loss = sum(w * terms[k] for k, w in self.weights.items() if w > 0)
+        # Each part is another pass over all targets, and so is its gradient.
+        weights, terms = self.weights, {}
+        if weights["l1"] > 0:
+            terms["l1"] = average((predicted - target).abs().mean(-1))
+        if weights["mse"] > 0:
+            terms["mse"] = average((predicted - target).square().mean(-1))
+        parts = dict(terms)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and weights["cosine"] > 0):
+            cosine_BTR = F.cosine_similarity(predicted, target, dim=-1)
+            parts["cosine"] = average(cosine_BTR)
+            terms["cosine"] = average(1.0 - cosine_BTR)
+        loss = sum(weights[k] * term for k, term in terms.items() if weights[k] > 0)
         return loss, {k: v.detach() for k, v in parts.items()}
 
 

@@ -155,6 +155,8 @@ class ESPnetMTKDModel(AbsESPnetModel):
             if self.normalize is not None:
                 feats, lengths = self.normalize(feats, lengths)
         h_BTD, lengths, _ = self.encoder(feats, lengths)
+        if isinstance(h_BTD, tuple):  # with interctc_layer_idx
+            h_BTD = h_BTD[0]
         return h_BTD, lengths
 
     def collect_feats(self, speech, speech_lengths, **kwargs):

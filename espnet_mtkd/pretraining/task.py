@@ -2,14 +2,16 @@
 
 import argparse
 import logging
+import math
 from pathlib import Path
 
-import yaml
 from espnet2.tasks.abs_task import AbsTask
 from espnet2.torch_utils.initialize import initialize
 from espnet2.train.collate_fn import CommonCollateFn
 
+from espnet_mtkd.data.kaldi import read_lengths, read_wav_scp
 from espnet_mtkd.errors import ConfigError
+from espnet_mtkd.files import read_yaml
 from espnet_mtkd.objective.losses import CodebookLoss, EmbeddingLoss
 from espnet_mtkd.pretraining.arguments import add_distillation_arguments
 from espnet_mtkd.pretraining.datasets import (
@@ -17,6 +19,7 @@ from espnet_mtkd.pretraining.datasets import (
     check_names,
     data_set_name,
 )
+from espnet_mtkd.pretraining.launch import SpawnedErrors
 from espnet_mtkd.pretraining.mixing import MixedIterFactory
 from espnet_mtkd.pretraining.model import ESPnetMTKDModel
 from espnet_mtkd.pretraining.trainer import MTKDTrainer
@@ -34,8 +37,10 @@ from espnet_mtkd.teachers.base import parse_teachers
 from espnet_mtkd.teachers.memory import TargetMemory
 from espnet_mtkd.teachers.s3prl import TeacherPool
 
+ITERATOR_TYPES = ("sequence", "category", "none", None)  # none: of the caller's own
 
-class MTKDTask(AbsTask):
+
+class MTKDTask(SpawnedErrors, AbsTask):
     """Multi-teacher knowledge distillation into an ESPnet encoder, from audio alone."""
 
     num_optimizers = 1
@@ -90,8 +95,19 @@ class MTKDTask(AbsTask):
 
         Args:
             args, distributed_option, mode, kwargs: see `AbsTask.build_iter_factory`.
+
+        Raises:
+            DataError: a wav.scp or a file of lengths that cannot be read.
         """
-        build = super().build_iter_factory
+
+        def build(*arguments):
+            try:
+                return build_by_espnet(*arguments)
+            except (ValueError, RuntimeError, OSError):
+                explain_data(args, mode)  # with file and line, where they are to blame
+                raise
+
+        build_by_espnet = super().build_iter_factory
         factory = build(args, distributed_option, mode, kwargs)
         if mode != "train" or not args.unlabelled_wav_scp:
             return factory
@@ -171,6 +187,30 @@ class MTKDTask(AbsTask):
         return model
 
 
+def explain_data(args: argparse.Namespace, mode: str) -> None:
+    """Look for the reason why ESPnet could not read the data.
+
+    Args:
+        args: ESPnet's arguments.
+        mode: `train` or another, which is the validation set's.
+
+    Raises:
+        DataError: see `read_wav_scp` and `read_lengths`.
+    """
+    part = "train" if mode == "train" else "valid"
+    scps = [path for path, *_ in getattr(args, f"{part}_data_path_and_name_and_type")]
+    shapes = list(getattr(args, f"{part}_shape_file"))
+    if part == "train":
+        scps += args.unlabelled_wav_scp
+        shapes += args.unlabelled_shape_file
+    for path in map(Path, scps):
+        if not path.is_dir():
+            read_wav_scp(path)
+    for path in map(Path, shapes):
+        if not path.is_dir():
+            read_lengths(path)
+
+
 def read_student_config(args: argparse.Namespace) -> None:
     """Take frontend and encoder from the stage-2 config, so they are typed once.
 
@@ -182,19 +222,35 @@ def read_student_config(args: argparse.Namespace) -> None:
         ConfigError: the file is missing or names an encoder that this task has not.
     """
     path = Path(args.student_config)
-    if not path.is_file():
-        raise ConfigError(f"--student_config: no such file: {path}")
-    config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     args.student_config = None  # the saved config.yaml stands on its own
+    take_student(args, read_yaml(path), path)
+
+
+def take_student(args: argparse.Namespace, config: dict, where: Path) -> None:
+    """Replace frontend and encoder in `args` by what a config of stage 2 says.
+
+    Args:
+        args: ESPnet's arguments.
+        config: of stage 2; a class that it does not name is ESPnet's default.
+        where: it was read, for messages.
+
+    Raises:
+        ConfigError: an encoder that this task has not, or a section of another form.
+    """
     for choices in (frontend_choices, encoder_choices):
         name = config.get(choices.name, choices.default)
-        if name not in choices.classes:
+        if not isinstance(name, str) or name not in choices.classes:
             raise ConfigError(
-                f"{path}: {choices.name}: expected one of {sorted(choices.classes)}, "
-                f"found '{name}'"
+                f"{where}: {choices.name}: expected one of {sorted(choices.classes)}, "
+                f"found {name!r}"
+            )
+        conf = config.get(f"{choices.name}_conf")
+        if conf is not None and not isinstance(conf, dict):
+            raise ConfigError(
+                f"{where}: {choices.name}_conf: expected a mapping, found {conf!r}"
             )
         setattr(args, choices.name, name)
-        setattr(args, f"{choices.name}_conf", config.get(f"{choices.name}_conf", {}))
+        setattr(args, f"{choices.name}_conf", conf or {})
 
 
 def check_config(args: argparse.Namespace) -> None:
@@ -243,7 +299,21 @@ def check_config(args: argparse.Namespace) -> None:
         raise ConfigError(
             f"--target_delay: expected 0 or more, found {args.target_delay}"
         )
-    if not args.unlabelled_ratio > 0:
+    if not 0 < args.unlabelled_ratio < math.inf:
+        expected = "a finite number" if args.unlabelled_ratio > 0 else "above 0"
         raise ConfigError(
-            f"--unlabelled_ratio: expected above 0, found {args.unlabelled_ratio}"
+            f"--unlabelled_ratio: expected {expected}, found {args.unlabelled_ratio}"
+        )
+    for name in ("iterator_type", "valid_iterator_type"):
+        found = getattr(args, name, None)  # ESPnet3 has none
+        if found not in ITERATOR_TYPES:
+            raise ConfigError(
+                f"{name}: expected sequence or category, found {found}: targets belong "
+                "to whole utterances, by whose ids they are found"
+            )
+    conf = args.encoder_conf
+    if conf.get("interctc_layer_idx") and conf.get("interctc_use_conditioning"):
+        raise ConfigError(
+            "encoder_conf.interctc_use_conditioning: expected false, found true: stage "
+            "1 has no CTC whose output the encoder could be conditioned on"
         )

@@ -7,8 +7,17 @@ from pathlib import Path
 import torch
 from espnet2.torch_utils.device_funcs import to_device
 from espnet2.train.trainer import Trainer
+from espnet2.utils.build_dataclass import build_dataclass
 
 from espnet_mtkd.errors import NonFiniteError
+from espnet_mtkd.pretraining.check import (
+    CheckedBatches,
+    MTKDTrainerOptions,
+    check_accumulation,
+    check_data,
+    check_headers,
+    data_sets,
+)
 
 STANDARDIZE_UTTERANCES = 512  # sample from which the targets' statistics are taken
 
@@ -22,13 +31,18 @@ class MTKDTrainer(Trainer):
 
         Raises:
             NonFiniteError: an epoch brought no usable update.
+            ConfigError, DataError, TargetStoreError: see `check_accumulation` and
+                `check_data`, which come before the first step.
         """
+        check_data(model, trainer_options)
+        first = train_iter_factory.build_iter(1, shuffle=True)
+        check_accumulation(len(first), trainer_options.accum_grad)
         checkpoint = Path(trainer_options.output_dir) / "checkpoint.pth"
         resumes = trainer_options.resume and checkpoint.exists()
         if not resumes and not model.is_standardized:
             fit_standardizers(
                 model,
-                train_iter_factory.build_iter(1, shuffle=True),
+                cls.checked(first, trainer_options),
                 "cuda" if trainer_options.ngpu > 0 else "cpu",
             )
         super().run(
@@ -39,13 +53,39 @@ class MTKDTrainer(Trainer):
         )
 
     @classmethod
-    def train_one_epoch(cls, model, **kwargs):
+    def build_options(cls, args):
+        """ESPnet's options, and what `check_data` has to know."""
+        return build_dataclass(MTKDTrainerOptions, args)
+
+    @classmethod
+    def checked(cls, iterator, options) -> CheckedBatches:
+        """The batches of an iterator, each looked at."""
+
+        def explain():
+            for data in data_sets(options):
+                check_headers(data)
+
+        return CheckedBatches(iterator, explain)
+
+    @classmethod
+    def validate_one_epoch(cls, model, iterator, options, **kwargs):
+        """As ESPnet's; see `CheckedBatches`."""
+        iterator = cls.checked(iterator, options)
+        super().validate_one_epoch(
+            model=model, iterator=iterator, options=options, **kwargs
+        )
+
+    @classmethod
+    def train_one_epoch(cls, model, iterator, options, **kwargs):
         """One epoch of `Trainer`, which skips steps with non-finite gradients.
 
         Raises:
             NonFiniteError: all of them were skipped; ESPnet would end with exit code 0.
         """
-        if super().train_one_epoch(model=model, **kwargs):
+        iterator = cls.checked(iterator, options)
+        if super().train_one_epoch(
+            model=model, iterator=iterator, options=options, **kwargs
+        ):
             raise NonFiniteError(
                 "no step of this epoch had finite gradients: expected a finite loss. "
                 "Lower optim_conf.lr, or check the teachers' embeddings: "

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
-import yaml
-
 from espnet_mtkd.errors import ConfigError, DataError
+from espnet_mtkd.files import read_yaml
 from espnet_mtkd.publish.traces import scalars
 
 # What tells where and how a training ran, not what the model is.
@@ -46,10 +45,7 @@ def read_config(model_dir: Path, stage: int) -> dict:
     if not path.is_file():
         what = "no config.yaml in it" if model_dir.is_dir() else "no such directory"
         raise ConfigError(f"{model_dir}: {what}: run stage {stage} first")
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(config, dict):
-        raise ConfigError(f"{path}: expected a mapping, found {type(config).__name__}")
-    return config
+    return read_yaml(path)
 
 
 def check_stock_classes(config: dict, where: Path) -> None:

@@ -7,9 +7,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from espnet_mtkd.errors import ConfigError
+from espnet_mtkd.files import read_yaml
 from espnet_mtkd.publish.facts import TestResult
 from espnet_mtkd.results.commands import argument
 from espnet_mtkd.student.weights import compare_keys
@@ -84,7 +83,7 @@ def check_loads(config: Path, state: dict, stage_dir: Path) -> int:
     """
     from espnet2.tasks.asr import ASRTask
 
-    args = argparse.Namespace(**yaml.safe_load(config.read_text(encoding="utf-8")))
+    args = argparse.Namespace(**read_yaml(config))
     with contextlib.chdir(stage_dir):
         model = ASRTask.build_model(args)
     problems = compare_keys(state, model.state_dict())

@@ -91,5 +91,8 @@ def construct(where: str, factory, conf: dict, **extra) -> torch.nn.Module:
     """
     try:
         return factory(**extra, **conf)
-    except (TypeError, ValueError, OSError) as e:  # an unknown key, a value, a file
-        raise ConfigError(f"{where}: {e}") from e
+    # An unknown key, a value, a file; ESPnet asserts many of its values.
+    except (TypeError, ValueError, OSError, AssertionError) as e:
+        raise ConfigError(
+            f"{where}: {e or 'values that do not go together'}: found {conf}"
+        ) from e

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from espnet_mtkd.data.kaldi import read_lengths
-from espnet_mtkd.errors import DataError
+from espnet_mtkd.errors import DataError, name_ten
 from espnet_mtkd.files import read_yaml
 
 # Kernel and stride in time of the convolutions of ESPnet's input layers
@@ -15,7 +15,6 @@ INPUT_LAYERS = {
     "conv2d8": ((3, 2), (3, 2), (3, 2)),
 }
 MIN_FRAMES = 2  # of one alone batch normalisation has no variance
-NUM_NAMED = 10
 
 
 def least_samples(config: dict, num_frames: int = MIN_FRAMES) -> int | None:
@@ -50,11 +49,28 @@ def check_lengths(config_file: Path, lengths_files: list[Path]) -> None:
     """
     least = least_samples(read_yaml(config_file))
     for path in lengths_files if least else []:
-        short = {u: n for u, n in read_lengths(path).items() if n < least}
-        if short:
-            shown = ", ".join(f"{u} ({n})" for u, n in list(short.items())[:NUM_NAMED])
-            raise DataError(
-                f"{path}: {len(short)} utterances have fewer than {least} samples, of "
-                f"which the student of {config_file} makes {MIN_FRAMES} frames: {shown}"
-                f": leave them out: --min_wav_duration {least / 16000 + 0.001:.3f}"
-            )
+        refuse_short(path, read_lengths(path), least, str(config_file))
+
+
+def refuse_short(
+    where: Path, lengths: dict[str, int], least: int, student: str
+) -> None:
+    """Refuse utterances of fewer samples than a student takes.
+
+    Args:
+        where: the lengths stand.
+        lengths: utterance -> samples.
+        least: of `least_samples`.
+        student: whose, for the message.
+
+    Raises:
+        DataError: naming the first ten, and what is to be done.
+    """
+    short = [f"{u} ({n})" for u, n in lengths.items() if n < least]
+    if short:
+        raise DataError(
+            f"{where}: {len(short)} utterances have fewer than {least} samples, of "
+            f"which the student of {student} makes {MIN_FRAMES} frames: "
+            f"{name_ten(short)}: leave them out: --min_wav_duration "
+            f"{least / 16000 + 0.001:.3f}"
+        )

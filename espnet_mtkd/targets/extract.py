@@ -12,6 +12,7 @@ import torch
 from espnet_mtkd.data.audio import SAMPLE_RATE
 from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.files import sha256_of
+from espnet_mtkd.targets.codebooks import CODEBOOKS
 from espnet_mtkd.targets.embeddings import (
     check_precision,
     embed,
@@ -72,7 +73,7 @@ def extract(
         "dtype": str(teacher.dtype).removeprefix("torch."),
         "codebooks": None
         if codebooks is None
-        else sha256_of(folder.parent / "codebooks.safetensors"),
+        else sha256_of(folder.parent / CODEBOOKS),
     }
     batches = plan_batches(
         utts, round(settings.batch_seconds * SAMPLE_RATE), settings.exact

@@ -10,8 +10,6 @@ it goes unnoticed either. Every file is written under another name, synced and r
 """
 
 import dataclasses
-import hashlib
-import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,12 +20,17 @@ from safetensors.numpy import save
 
 from espnet_mtkd.errors import TargetStoreError
 from espnet_mtkd.files import sha256_of, write_atomically
+from espnet_mtkd.targets.signed import (
+    AGAIN,
+    REMEDY_OF_FILE,
+    dump_signed,
+    read_signed,
+)
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-AGAIN = "mtkd_extract, or mtkd.sh --stage 8"
+PLAN = "plan.json"
 REMEDY = f"remove the folder and extract again ({AGAIN})"
-REMEDY_OF_FILE = f"remove that file and extract again ({AGAIN}); the rest stands"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,13 +153,7 @@ def write_manifest(
         "num_frames": [num_frames for *_, num_frames in utts],
         "offsets": offsets,
     }
-    lines = [
-        f"{json.dumps(key)}:{json.dumps(value, separators=(',', ':'))}"
-        for key, value in body.items()
-    ]
-    rest = (",\n".join(lines) + "}\n").encode()
-    digest = hashlib.sha256(rest).hexdigest()
-    write_atomically(folder / MANIFEST, f'{{"sha256":"{digest}",\n'.encode() + rest)
+    write_atomically(folder / MANIFEST, dump_signed(body))
 
 
 class TargetStore:
@@ -186,14 +183,7 @@ class TargetStore:
                 f"{path}: no such file: targets were not extracted to there, or not to "
                 "the end: run mtkd_extract (again)"
             )
-        first, _, rest = path.read_bytes().partition(b"\n")
-        digest = hashlib.sha256(rest).hexdigest()
-        if first != f'{{"sha256":"{digest}",'.encode():
-            raise TargetStoreError(
-                f"{path}: damaged (its sha256 differs): {REMEDY_OF_FILE}"
-            )
-        manifest = json.loads(b"{" + rest)
-        del rest
+        manifest = read_signed(path)
         if manifest["format"] != FORMAT:
             raise TargetStoreError(
                 f"{path}: expected format {FORMAT}, found {manifest['format']}: "
@@ -230,6 +220,11 @@ class TargetStore:
         return int(self._num_frames.max(initial=0))
 
     @property
+    def num_samples(self) -> int:
+        """Samples (16 kHz) of all utterances' audio."""
+        return int(self._num_samples.sum())
+
+    @property
     def num_bytes(self) -> int:
         """Bytes of all files."""
         manifest = (self.folder / MANIFEST).stat().st_size
@@ -238,6 +233,11 @@ class TargetStore:
     def find(self, utt: str) -> int | None:
         """Number of an utterance in the order of the manifest, None if not there."""
         return self._numbers.get(utt)
+
+    def num_samples_of(self, utt: str) -> int | None:
+        """Samples (16 kHz) of an utterance's audio, None if it is not there."""
+        i = self.find(utt)
+        return None if i is None else int(self._num_samples[i])
 
     def read(self, utt: str, num_samples: int) -> dict[str, np.ndarray] | None:
         """Targets of one utterance; its checksum is verified the first time.
@@ -303,7 +303,7 @@ class TargetStore:
             )
 
     def verify(self) -> list[str]:
-        """Compare every shard with its sha256.
+        """Compare every shard, and the plan, with its sha256.
 
         Returns:
             A line for each file that is not as it was written; empty: all is well.
@@ -314,7 +314,15 @@ class TargetStore:
             try:
                 self._check_size(path, entry)
                 if sha256_of(path) != entry["sha256"]:
-                    problems.append(f"{path}: damaged (its sha256 differs)")
+                    problems.append(
+                        f"{path}: damaged (its sha256 differs): {REMEDY_OF_FILE}"
+                    )
             except TargetStoreError as e:
                 problems.append(str(e))
+        plan = self.folder / PLAN
+        try:
+            if plan.is_file():  # only an extraction needs it
+                read_signed(plan)
+        except TargetStoreError as e:
+            problems.append(str(e))
         return problems

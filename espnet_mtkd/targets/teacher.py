@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from espnet_mtkd.errors import ConfigError, TargetStoreError
+from espnet_mtkd.errors import ConfigError, TargetStoreError, name_ten
+from espnet_mtkd.targets.codebooks import CODEBOOKS, check_codebooks
 from espnet_mtkd.targets.fingerprint import compare_config
 from espnet_mtkd.targets.quantizer import read_codebooks
-from espnet_mtkd.targets.store import MANIFEST, StoredTarget, TargetStore
+from espnet_mtkd.targets.store import MANIFEST, REMEDY, StoredTarget, TargetStore
 from espnet_mtkd.teachers.base import TargetSpec, TeacherConfig, resolve_layers
 
 
@@ -29,7 +30,8 @@ class CachedTeacher:
 
     Raises:
         TargetStoreError: nothing is stored there, it is damaged, or it comes from
-            another teacher; the differing field is named.
+            another teacher; the differing field is named. Or the codebooks are not
+            those of the codes.
         ConfigError: codes are asked for and fp16 is stored.
     """
 
@@ -46,6 +48,7 @@ class CachedTeacher:
                 "teachers (--teacher_mode live)"
             )
         self.stores = [TargetStore(path.parent) for path in manifests]
+        self._by_name = {store.folder.name: store for store in self.stores}
         first = self.stores[0]
         for store in self.stores:
             field = compare_config(config, store.fingerprint)
@@ -61,7 +64,9 @@ class CachedTeacher:
         self._stored = [by_layer[layer] for layer in layers]
         self._books = {}
         if first.fingerprint["form"] == "codes":
-            self._books = read_codebooks(folder / "codebooks.safetensors")
+            digests = {s.folder: s.fingerprint["codebooks"] for s in self.stores}
+            check_codebooks(folder / CODEBOOKS, digests)
+            self._books = read_codebooks(folder / CODEBOOKS)
         elif as_codes:
             raise ConfigError(
                 f"{folder}: fp16 embeddings are stored there; target_type codes needs "
@@ -85,7 +90,7 @@ class CachedTeacher:
             "teacher %s: stored targets of %d utterances in %s",
             config.name,
             sum(map(len, self.stores)),
-            ", ".join(str(store.folder) for store in self.stores),
+            self._folders(),
         )
 
     def __call__(self, speech_BN, speech_lengths_B, utt_ids=None):
@@ -116,27 +121,66 @@ class CachedTeacher:
             out[spec.name] = (target if self.as_codes else target.float(), lengths_B)
         return out
 
-    def _read(self, utt: str, num_samples: int) -> dict[str, np.ndarray]:
-        name, _, rest = utt.partition("/")
-        stores = [store for store in self.stores if store.folder.name == name and rest]
-        if stores:
-            utt = rest
-        else:  # an id without its data set, or of one that is stored under another name
-            stores = [s for s in self.stores if s.find(utt) is not None]
-        if len(stores) > 1:
+    def check_lengths(self, name: str, lengths: dict[str, int]) -> None:
+        """Refuse a data set whose targets are not all stored, before any are read.
+
+        Args:
+            name: of the data set.
+            lengths: utterance -> samples at 16 kHz.
+
+        Raises:
+            TargetStoreError: how many utterances are not stored, or have another length
+                than those that are, and the first ten.
+        """
+        missing, changed = [], []
+        for utt, num_samples in lengths.items():
+            store, key = self._find(f"{name}/{utt}")
+            stored = None if store is None else store.num_samples_of(key)
+            if stored is None:
+                missing.append(utt)
+            elif stored != num_samples:
+                changed.append(f"{utt} ({num_samples} samples, then {stored})")
+        of_all = f"of {len(lengths)} utterances of {name}"
+        if missing:
             raise TargetStoreError(
-                f"utterance {utt}: targets of teacher '{self.config.name}' in "
-                f"{' and '.join(str(s.folder) for s in stores)}: expected "
-                "'<data set>/<utterance>', which tells these apart"
+                f"{len(missing)} {of_all} have no targets of teacher "
+                f"'{self.config.name}' in {self._folders()}: {name_ten(missing)}: run "
+                "mtkd_extract for this data directory (stage 8)"
             )
-        row = stores[0].read(utt, num_samples) if stores else None
+        if changed:
+            raise TargetStoreError(
+                f"{len(changed)} {of_all} have another length than when the targets of "
+                f"teacher '{self.config.name}' were made: the audio has changed since: "
+                f"{name_ten(changed)}: {REMEDY}"
+            )
+
+    def _read(self, utt: str, num_samples: int) -> dict[str, np.ndarray]:
+        store, key = self._find(utt)
+        row = store.read(key, num_samples) if store is not None else None
         if row is not None:
             return row
         raise TargetStoreError(
             f"utterance {utt}: no targets of teacher '{self.config.name}' in "
-            f"{', '.join(str(store.folder) for store in self.stores)}: run "
-            "mtkd_extract for its data directory (stage 8)"
+            f"{self._folders()}: run mtkd_extract for its data directory (stage 8)"
         )
+
+    def _find(self, utt: str) -> tuple[TargetStore | None, str]:
+        """The store that has to have an utterance, and its id there."""
+        name, _, rest = utt.partition("/")
+        if rest and name in self._by_name:
+            return self._by_name[name], rest
+        # An id without its data set.
+        found = [s for s in self.stores if s.find(utt) is not None]
+        if len(found) > 1:
+            raise TargetStoreError(
+                f"utterance {utt}: targets of teacher '{self.config.name}' in "
+                f"{' and '.join(str(s.folder) for s in found)}: expected "
+                "'<data set>/<utterance>', which tells these apart"
+            )
+        return (found[0] if found else None), utt
+
+    def _folders(self) -> str:
+        return ", ".join(str(store.folder) for store in self.stores)
 
 
 def frame_centre(config: TeacherConfig, stored: StoredTarget, folder: Path) -> float:

@@ -21,8 +21,10 @@ from espnet_mtkd.errors import DiskError, TargetStoreError
 from espnet_mtkd.files import write_atomically
 from espnet_mtkd.targets.fingerprint import differing_field
 from espnet_mtkd.targets.plan import share_of
+from espnet_mtkd.targets.signed import dump_signed, read_signed
 from espnet_mtkd.targets.store import (
     MANIFEST,
+    PLAN,
     StoredTarget,
     TargetStore,
     shard_is_whole,
@@ -187,12 +189,12 @@ def claim_folder(folder: Path, fingerprint: dict, data_digest: str) -> str:
         Digest that every shard of this extraction carries.
 
     Raises:
-        TargetStoreError: naming the differing field.
+        TargetStoreError: naming the differing field; or a damaged plan.
     """
     plan = {"fingerprint": fingerprint, "utterances": data_digest}
-    path = folder / "plan.json"
+    path = folder / PLAN
     if path.is_file():
-        found = json.loads(path.read_text("utf-8"))
+        found = read_signed(path)
         field = differing_field(fingerprint, found["fingerprint"])
         if not field and found["utterances"] != data_digest:
             field = "the utterances, their lengths or the division into shards differ"
@@ -202,7 +204,7 @@ def claim_folder(folder: Path, fingerprint: dict, data_digest: str) -> str:
                 "folder, or name another --out_dir"
             )
     else:
-        write_atomically(path, (json.dumps(plan, indent=1) + "\n").encode())
+        write_atomically(path, dump_signed(plan))
     comparable = {k: v for k, v in fingerprint.items() if k != "versions"}
     text = json.dumps([comparable, data_digest], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

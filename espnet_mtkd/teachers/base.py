@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from espnet_mtkd.errors import ConfigError
+from espnet_mtkd.files import parse_yaml
 from espnet_mtkd.teachers.checkpoints import check_checkpoint
 
 
@@ -115,11 +114,8 @@ def parse_teachers(value) -> list[TeacherConfig]:
             where = value
             if not Path(value).is_file():
                 raise ConfigError(f"teachers file not found: {value}")
-            value = Path(value).read_text(encoding="utf-8")
-        try:
-            value = yaml.safe_load(value)
-        except yaml.YAMLError as e:
-            raise ConfigError(f"{where}: not valid YAML: {e}") from e
+            value = Path(value).read_bytes()
+        value = parse_yaml(value, where)
         if isinstance(value, dict) and set(value) == {"teachers"}:
             value = value["teachers"]
     if not isinstance(value, (list, tuple)) or len(value) == 0:
@@ -184,6 +180,8 @@ def _parse_one(entry, where: str) -> tuple[list[str], TeacherConfig | None]:
             f"{where}: frame_centre: expected a number of samples, found "
             f"{entry['frame_centre']}"
         )
+    if not problems and entry.get("weight", 1.0) == math.inf:
+        problems.append(f"{where}: weight: expected a finite number, found inf")
     layers = entry.get("layers")
     if isinstance(layers, int) and not isinstance(layers, bool):
         layers = [layers]

@@ -1,6 +1,7 @@
 """s3prl's list of upstreams, with this package's own in it."""
 
 import importlib
+import inspect
 
 from espnet_mtkd.compat import (
     TESTED_S3PRL,
@@ -34,6 +35,24 @@ def import_s3prl_hub():
         if not hasattr(hub, entry.__name__):
             setattr(hub, entry.__name__, entry)
     return hub
+
+
+def upstream_names(hub) -> list[str]:
+    """Names of upstreams, sorted.
+
+    `hub.options()` has every callable that s3prl's files import there, too: classes,
+    and functions of its own that are not from a `hubconf`.
+
+    Args:
+        hub: of `import_s3prl_hub`.
+    """
+
+    def is_entry(value) -> bool:
+        module = getattr(value, "__module__", None) or ""
+        is_tool = module.startswith("s3prl.") and not module.endswith("hubconf")
+        return not inspect.isclass(value) and not is_tool
+
+    return sorted(n for n in hub.options() if is_entry(getattr(hub, n)))
 
 
 def import_s3prl_downstream():

@@ -70,6 +70,10 @@ class TargetMemory:
             batch[spec.name] = (padded.float() * factor_B11, lengths)
         return batch
 
+    def check_lengths(self, name: str, lengths: dict[str, int]) -> None:
+        """See the teacher's."""
+        self.teacher.check_lengths(name, lengths)
+
     def _keep(self, key, row):
         size = sum(values.nbytes for values, _ in row.values())
         if self.num_bytes + size > self.max_bytes:

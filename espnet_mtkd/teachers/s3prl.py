@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from espnet_mtkd.compat import preserved_rng
 from espnet_mtkd.data.audio import SAMPLE_RATE
-from espnet_mtkd.errors import ConfigError, DataError, MTKDError
+from espnet_mtkd.errors import ConfigError, DataError, MTKDError, name_ten
 from espnet_mtkd.teachers.base import (
     TargetSpec,
     TeacherConfig,
@@ -18,7 +18,7 @@ from espnet_mtkd.teachers.base import (
     resolve_layers,
 )
 from espnet_mtkd.teachers.early_stop import EarlyStop
-from espnet_mtkd.teachers.hub import import_s3prl_hub
+from espnet_mtkd.teachers.hub import import_s3prl_hub, upstream_names
 
 RECEPTIVE_FIELD = 400  # samples: 25 ms, of wav2vec 2.0's convolutions and of fbank
 FRAME_CENTRE = (RECEPTIVE_FIELD - 1) / 2  # of frame 0, which begins with the audio
@@ -38,7 +38,7 @@ def check_upstream(config: TeacherConfig, hub) -> None:
             needed but not given, or a local one that does not exist or has another
             form than the upstream reads.
     """
-    names = hub.options()
+    names = upstream_names(hub)
     if config.upstream not in names:
         close = difflib.get_close_matches(config.upstream, names, n=5, cutoff=0.4)
         raise ConfigError(
@@ -146,6 +146,18 @@ class S3PRLTeacher:
             ),
         )
 
+    def check_lengths(self, name: str, lengths: dict[str, int]) -> None:
+        """Refuse a data set that the teacher cannot hear, before any of it is read.
+
+        Args:
+            name: of the data set.
+            lengths: utterance -> samples at 16 kHz.
+
+        Raises:
+            DataError: see `check_length`.
+        """
+        check_length(self, lengths.values(), [f"{name}/{utt}" for utt in lengths])
+
     def num_valid_frames(self, num_samples, frame_shift: int):
         """Frames that saw only real audio.
 
@@ -247,19 +259,26 @@ def check_length(teacher, num_samples, utt_ids=None) -> None:
         utt_ids: B utterance ids, for the message.
 
     Raises:
-        DataError: naming the first such utterance.
+        DataError: how many there are, and the first ten.
     """
     if teacher.max_samples is None:
         return
-    for i, num in enumerate(map(int, num_samples)):
-        if num > teacher.max_samples:
-            utt = utt_ids[i] if utt_ids is not None else f"number {i} of the batch"
-            raise DataError(
-                f"utterance {utt}: {num / SAMPLE_RATE:.1f} s, but the teacher "
-                f"'{teacher.config.name}' ({teacher.config.upstream}) hears at most "
-                f"{teacher.max_samples / SAMPLE_RATE:g} s: lower --max_wav_duration, "
-                "or segment the audio"
-            )
+    if isinstance(num_samples, torch.Tensor):
+        num_samples = num_samples.tolist()
+    long = [(i, num) for i, num in enumerate(num_samples) if num > teacher.max_samples]
+    if long:
+        names = [
+            (f"number {i} of the batch" if utt_ids is None else utt_ids[i])
+            + f": {num / SAMPLE_RATE:.1f} s"
+            for i, num in long
+        ]
+        raise DataError(
+            f"{len(long)} of {len(num_samples)} utterances are too long: utterance "
+            f"{name_ten(names)}: the teacher '{teacher.config.name}' "
+            f"({teacher.config.upstream}) hears at most "
+            f"{teacher.max_samples / SAMPLE_RATE:g} s: lower --max_wav_duration, or "
+            "segment the audio"
+        )
 
 
 class TeacherPool:
@@ -278,6 +297,11 @@ class TeacherPool:
     def targets(self) -> list[TargetSpec]:
         """Every target of every teacher, in order."""
         return [spec for teacher in self.teachers for spec in teacher.targets]
+
+    def check_lengths(self, name: str, lengths: dict[str, int]) -> None:
+        """See `S3PRLTeacher.check_lengths` and `CachedTeacher.check_lengths`."""
+        for teacher in self.teachers:
+            teacher.check_lengths(name, lengths)
 
     def __call__(self, speech_BN, speech_lengths_B, utt_ids=None):
         """See `S3PRLTeacher.__call__`; the dicts of all teachers in one."""

@@ -20,6 +20,7 @@ class TeacherFrontend(AbsFrontend):
         layer: index into the hidden states; -1 is the last.
         stack: frames that are put side by side; 2 makes the student's 25 Hz of 50.
         frozen: False trains the upstream too, with dropout off; lower `optim_conf.lr`.
+            What the layer does not depend on stays frozen.
         fs: sampling rate, which must be 16 kHz; `asr.sh` passes it.
 
     Raises:
@@ -55,6 +56,22 @@ class TeacherFrontend(AbsFrontend):
         self.frozen = frozen
         self.stack = stack
         (self._target,) = self._teacher.targets
+        if not frozen:
+            self._freeze_unreached()
+
+    def _freeze_unreached(self) -> None:
+        """Freeze parameters without a gradient, for which DDP would wait in vain.
+
+        These are the blocks above the layer, and what only pre-training uses: which,
+        the upstream itself tells.
+        """
+        speech = torch.linspace(-100, 100, SAMPLE_RATE)[None].sin()
+        with torch.enable_grad():
+            feats, _ = self(speech, torch.tensor([SAMPLE_RATE]))
+            feats.sum().backward()
+        for parameter in self.upstream.parameters():
+            parameter.requires_grad_(parameter.grad is not None)
+            parameter.grad = None
 
     def output_size(self) -> int:
         """Dimension of the features, `stack` times the upstream's."""

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from espnet_mtkd.errors import ConfigError, DataError, TargetStoreError
+from espnet_mtkd.errors import ConfigError, DataError, TargetStoreError, name_ten
+from espnet_mtkd.targets.fingerprint import differing_field
 from espnet_mtkd.targets.store import MANIFEST, StoredTarget, TargetStore
 
 MAX_FRAME_DIFFERENCE = 1  # student frames, of teacher and student
@@ -59,7 +60,7 @@ class PathStores:
         max_num_nodes: of the longest path.
 
     Raises:
-        TargetStoreError: none there, or of different teachers.
+        TargetStoreError: none there, or of different teachers or settings.
     """
 
     def __init__(self, folder: str | Path):
@@ -71,10 +72,12 @@ class PathStores:
         self.stores = [TargetStore(path.parent) for path in manifests]
         first = self.stores[0]
         for store in self.stores[1:]:
-            if store.fingerprint["model"] != first.fingerprint["model"]:
+            field = differing_field(first.fingerprint, store.fingerprint)
+            if field:
                 raise TargetStoreError(
                     f"{store.folder} and {first.folder}: paths of two different "
-                    "teachers: give each a folder of its own"
+                    f"teachers or settings ({field:.200}): give each a folder of its "
+                    "own"
                 )
         self.tokens = first.fingerprint["tokens"]
         self.frame_shift = first.targets[0].frame_shift
@@ -104,6 +107,41 @@ class PathStores:
                 f"{len(self.tokens)}: both need one token list (stage 5)"
             )
 
+    def check_lengths(self, where: Path, lengths: dict[str, int]) -> None:
+        """Refuse a training set whose paths are not all stored, before any are read.
+
+        Args:
+            where: the lengths stand.
+            lengths: utterance -> samples of its audio.
+
+        Raises:
+            TargetStoreError: how many utterances have no path, or one of other audio,
+                and the first ten.
+        """
+        missing, changed = [], []
+        for utt, num_samples in lengths.items():
+            store = self._find(utt, num_samples)
+            if store is None:
+                missing.append(utt)
+            elif store.num_samples_of(utt) != num_samples:
+                changed.append(utt)
+        for utts, what in (
+            (missing, "have no path"),
+            (changed, "have another length than when their paths were made"),
+        ):
+            if utts:
+                raise TargetStoreError(
+                    f"{where}: {len(utts)} of {len(lengths)} utterances {what} in "
+                    f"{self.stores[0].folder.parent}: {name_ten(utts)}: run "
+                    "mtkd_extract_paths for this data directory (again)"
+                )
+
+    def _find(self, utt: str, num_samples: int) -> TargetStore | None:
+        """The store with an utterance; of several, one that heard as many samples."""
+        found = [store for store in self.stores if store.find(utt) is not None]
+        same = [s for s in found if s.num_samples_of(utt) == num_samples]
+        return next(iter([*same, *found]), None)
+
     def read(
         self, utt: str, num_samples: int, labels_U, num_frames: int, frame_shift: int
     ) -> BestPath | None:
@@ -122,11 +160,9 @@ class PathStores:
             TargetStoreError: no path stored, or made from other audio.
             DataError: of another transcript, or teacher and student frames are apart.
         """
-        for store in self.stores:
-            row = store.read(utt, num_samples)
-            if row is not None:
-                break
-        else:
+        store = self._find(utt, num_samples)
+        row = None if store is None else store.read(utt, num_samples)
+        if row is None:
             raise TargetStoreError(
                 f"utterance {utt}: no path in {self.stores[0].folder.parent}: run "
                 "mtkd_extract_paths for its data directory"

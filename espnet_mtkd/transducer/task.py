@@ -12,9 +12,11 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str_or_none
 
 from espnet_mtkd.errors import ConfigError
+from espnet_mtkd.pretraining.launch import SpawnedErrors
 from espnet_mtkd.transducer.frontend import TeacherFrontend
 from espnet_mtkd.transducer.model import ESPnetMTKDTransducerModel, PathKDConfig
 from espnet_mtkd.transducer.paths import PathStores
+from espnet_mtkd.transducer.trainer import PathTrainer
 
 MODEL = "mtkd_transducer"
 STOCK_MODEL = "espnet"
@@ -26,8 +28,10 @@ def register() -> None:
     espnet_asr.model_choices.classes[MODEL] = ESPnetMTKDTransducerModel
 
 
-class MTKDASRTask(espnet_asr.ASRTask):
+class MTKDASRTask(SpawnedErrors, espnet_asr.ASRTask):
     """`ASRTask` with path distillation, the loss in slices and teacher frontends."""
+
+    trainer = PathTrainer
 
     @classmethod
     def add_task_arguments(cls, parser: argparse.ArgumentParser):

@@ -25,7 +25,7 @@ FLAGS = {
     "mtkd_fetch_whisper": "model out_dir source",
     "mtkd_format_audio": "data_dir out_dir channel min_duration max_duration cut "
     "perturbed nj",
-    "mtkd_handover": "checkpoint mtkd_config asr_config wav_scp",
+    "mtkd_handover": "checkpoint mtkd_config asr_config asr_args wav_scp",
     "mtkd_pack": "asr_exp asr_model_file mtkd_exp mtkd_model_file kd_teacher_exp out "
     "license language corpus dataset title limits teacher inference_config "
     "inference_args ignore_names",

@@ -104,7 +104,11 @@ def test_half_precision_input_is_computed_in_fp32():
 
 @pytest.mark.parametrize(
     "weights",
-    [dict(l1=0, mse=0, cosine=0), dict(l1=-1), dict(mse=-0.1), dict(cosine=-1)],
+    [
+        *(dict(l1=0, mse=0, cosine=0), dict(l1=-1), dict(mse=-0.1), dict(cosine=-1)),
+        *(dict(l1=float("nan")), dict(mse=float("inf")), dict(cosine=float("nan"))),
+        *(dict(l1="1"), dict(l1=None)),
+    ],
 )
 def test_weights_that_train_nothing_or_backwards_are_refused(weights):
     with pytest.raises(ConfigError, match="weights >= 0"):
@@ -142,3 +146,20 @@ def test_codebook_loss_without_a_valid_frame_is_zero():
     loss, _ = CodebookLoss()(logits, codes, torch.tensor([0]))
     loss.backward()
     assert loss.item() == 0 and not logits.grad.any()
+
+
+@pytest.mark.parametrize("kept", ["l1", "mse", "cosine"])
+def test_a_part_without_a_weight_is_not_computed(kept):
+    """But for the cosine, which is reported; then it has no gradient."""
+    lengths = [5, 3]
+    predicted, target = random_batch(lengths)
+    weights = {**dict(l1=0.0, mse=0.0, cosine=0.0), kept: 2.0}
+    predicted.requires_grad_()
+    loss, parts = EmbeddingLoss(**weights)(predicted, target, torch.tensor(lengths))
+    expected, expected_parts = by_loop(predicted, target, lengths, weights)
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+    assert parts.keys() == {kept, "cosine"}
+    for name, value in parts.items():
+        assert value.item() == pytest.approx(expected_parts[name], rel=1e-4)
+    loss.backward()
+    assert bool(predicted.grad.any())

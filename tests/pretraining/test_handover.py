@@ -142,3 +142,117 @@ def test_the_command_says_what_was_handed_over(stage1, corpus, capsys):
 def test_equal_states_have_no_problems():
     state = {"a": torch.zeros(2), "b": torch.zeros(3)}
     assert compare_keys(state, dict(state)) == []
+
+
+# ------------------------------------------------------------- configs, field by field
+
+
+def changed(run, tmp_path, section, **values):
+    """Stage 2's config with other values in one section."""
+    config = yaml.safe_load(run.asr_config.read_text())
+    if section is None:
+        config.update(values)
+    else:
+        config[section] = {**config[section], **values}
+    return builders.write_yaml(tmp_path / "changed.yaml", config)
+
+
+@pytest.mark.parametrize(
+    "encoder, section, values, line",
+    [
+        ("conformer", "frontend_conf", dict(hop_length=128), "160, found 128"),
+        ("conformer", "frontend_conf", dict(fmin=300), "0, found 300"),
+        ("conformer", "frontend_conf", dict(htk=True), "False, found True"),
+        ("conformer", "frontend_conf", dict(window="hamming"), "'hann', found 'ham"),
+        ("conformer", "encoder_conf", dict(activation_type="relu"), "found 'relu'"),
+        ("conformer", "encoder_conf", dict(rel_pos_type="legacy"), "found 'legacy'"),
+        ("contextual_block_conformer", "encoder_conf", dict(block_size=16), "found 16"),
+        ("contextual_block_conformer", "encoder_conf", dict(look_ahead=2), "found 2"),
+        ("conformer", None, dict(normalize="global_mvn"), "found global_mvn"),
+        ("conformer", None, dict(normalize_conf=dict(norm_vars=True)), "found True"),
+    ],
+)
+def test_a_field_that_changes_what_the_encoder_hears_or_does_is_named(
+    stage1, corpus, tmp_path, capsys, encoder, section, values, line
+):
+    run = stage1(encoder)
+    flags = ["--checkpoint", run.best, "--mtkd_config", run.config]
+    flags += ["--asr_config", changed(run, tmp_path, section, **values)]
+    flags += ["--wav_scp", corpus.valid / "wav.scp"]
+    with pytest.raises(SystemExit) as end:
+        main([str(x) for x in flags])
+    error = capsys.readouterr().err
+    (name,) = (*values, *(k for v in values.values() if type(v) is dict for k in v))[
+        -1:
+    ]
+    assert end.value.code == 2 and f"{name}: expected" in error and line in error
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_defaults_that_are_written_out_are_the_same(stage1, audio, tmp_path, encoder):
+    """All of the classes' own defaults, and what their None stands for."""
+    import inspect
+
+    from espnet2.asr.frontend.default import DefaultFrontend
+
+    from espnet_mtkd.student.build import encoder_choices
+
+    run = stage1(encoder)
+    config = yaml.safe_load(run.asr_config.read_text())
+    for section, factory in (
+        ("frontend_conf", DefaultFrontend),
+        ("encoder_conf", encoder_choices.classes[encoder]),
+    ):
+        parameters = inspect.signature(factory).parameters.values()
+        defaults = {p.name: p.default for p in parameters}
+        # A parameter without one, or a class, which no YAML file could name.
+        defaults = {k: v for k, v in defaults.items() if not isinstance(v, type)}
+        config[section] = {**defaults, **config[section]}
+    config["frontend_conf"].update(fs="16k", fmin=0, fmax=8000)
+    config["encoder_conf"].update(dropout_rate=0.3)  # of the training alone
+    path = builders.write_yaml(tmp_path / "asr.yaml", config)
+    assert check_handover(run.best, run.config, path, audio) > 50
+
+
+def test_what_the_command_line_of_stage_2_changes_is_compared_too(stage1, audio):
+    run = stage1("conformer")
+    same = (
+        "--max_epoch 3 --encoder_conf dropout_rate=0.2 --frontend_conf hop_length=160"
+    )
+    files = run.best, run.config, run.asr_config, audio
+    assert check_handover(*files, asr_args=same) > 50
+    for words, message in (
+        ("--encoder_conf activation_type=relu", "activation_type: .*'relu'"),
+        ("--frontend_conf '{n_mels: 40}'", "n_mels: expected 80, found 40"),
+        ("--normalize global_mvn", "normalize: expected utterance_mvn, found global"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            check_handover(*files, asr_args=f"--max_epoch 3 {words}")
+
+
+def test_statistics_are_what_stands_in_the_file(tmp_path):
+    from espnet_mtkd.student.compare import differing_fields
+
+    def config(name, content):
+        (tmp_path / name).write_bytes(content)
+        conf = dict(stats_file=str(tmp_path / name))
+        return dict(normalize="global_mvn", normalize_conf=conf)
+
+    ours = config("a.npz", b"1")
+    assert differing_fields(ours, config("b.npz", b"1")) == []
+    assert "stats_file" in differing_fields(ours, config("c.npz", b"2"))[0]
+
+
+@pytest.mark.parametrize("content", [b"encoder: [conformer\n", b"encoder: M\xfcller\n"])
+@pytest.mark.parametrize("which", ["--mtkd_config", "--asr_config"])
+def test_configs_that_are_no_yaml_are_named(
+    stage1, corpus, tmp_path, capsys, content, which
+):
+    run = stage1("conformer")
+    flags = {"--checkpoint": run.best, "--wav_scp": corpus.valid / "wav.scp"}
+    flags |= {"--mtkd_config": run.config, "--asr_config": run.asr_config}
+    flags[which] = tmp_path / "bad.yaml"
+    flags[which].write_bytes(content)
+    with pytest.raises(SystemExit) as end:
+        main([str(x) for pair in flags.items() for x in pair])
+    assert end.value.code == 2 and "bad.yaml: not valid YAML" in capsys.readouterr().err

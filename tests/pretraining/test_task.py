@@ -210,6 +210,22 @@ def exit_code(command) -> int:
         (dict(align="nearest"), {}, "nearest"),
         (dict(loss_conf=dict(l2=1.0)), {}, "l2"),
         (dict(loss_conf=dict(l1=0.0, cosine=0.0)), {}, "not all of them 0"),
+        (dict(loss_conf=dict(l1=math.nan)), {}, "loss_conf: expected finite"),
+        (dict(unlabelled_ratio=math.inf), {}, "unlabelled_ratio: expected a finite"),
+        (dict(iterator_type="chunk"), {}, "iterator_type: expected sequence"),
+        (dict(valid_iterator_type="chunk"), {}, "valid_iterator_type: expected"),
+        (
+            {},
+            dict(
+                encoder_conf=dict(
+                    interctc_layer_idx=[1], interctc_use_conditioning=True
+                )
+            ),
+            "interctc_use_conditioning: expected false",
+        ),
+        ({}, dict(encoder=["conformer"]), "found ['conformer']"),
+        ({}, dict(encoder=None), "encoder: expected one of"),
+        ({}, dict(encoder_conf=["a"]), "encoder_conf: expected a mapping"),
         ({}, dict(encoder_conf=dict(num_block=2)), "num_block"),
         ({}, dict(encoder_conf=dict(input_layer="conv3d")), "conv3d"),
         ({}, dict(encoder="branchformer"), "branchformer"),
@@ -245,6 +261,39 @@ def test_a_wrong_teacher_ends_with_code_2_before_training(
     teachers = builders.write_yaml(tmp_path / "t.yaml", [dict(name="t", **entry)])
     assert exit_code(stage1_command(tmp_path / "exp", teachers)) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--config", "--student_config", "--teachers"])
+@pytest.mark.parametrize(
+    "content", [b"a: [b\n", b"a: M\xfcller\n", b"a: 2001-99-99\n", b"just words\n"]
+)
+def test_a_file_that_is_no_config_is_named(
+    stage1_command, two_teachers, tmp_path, capsys, flag, content
+):
+    command = stage1_command(tmp_path / "exp", two_teachers)
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(content)
+    command[command.index(flag) + 1] = str(path)
+    assert exit_code(command) == 2
+    assert "bad.yaml: " in capsys.readouterr().err
+
+
+def test_an_encoder_with_intermediate_outputs_is_trained(
+    stage1_command, checkpoints, tmp_path
+):
+    """`interctc_layer_idx` of stage 2: the same losses as without."""
+    entry = dict(name="t", upstream="hubert_local")
+    entry["path_or_url"] = str(checkpoints["hubert_local"])
+    teachers = builders.write_yaml(tmp_path / "teachers.yaml", [entry])
+    losses = []
+    for idx in ([], [1]):
+        asr = builders.asr_config("conformer")
+        asr["encoder_conf"] = {**asr["encoder_conf"], "interctc_layer_idx": idx}
+        exp = tmp_path / f"exp{len(idx)}"
+        config = builders.mtkd_config(max_epoch=1)
+        main(stage1_command(exp, teachers, asr=asr, config=config))
+        losses.append(report.read_curve(exp, "train")[1])
+    assert losses[0] == losses[1]
 
 
 def test_stored_targets_teach_what_live_ones_do(

@@ -95,3 +95,10 @@ def test_missing_file_and_bad_yaml_name_the_file(tmp_path):
     bad.write_text("- name: [")
     with pytest.raises(ConfigError, match=f"{bad}: not valid YAML"):
         parse_teachers(str(bad))
+
+
+@pytest.mark.parametrize("weight", [".inf", ".nan", "-1"])
+def test_a_weight_that_is_no_share_is_refused(weight):
+    text = f"[{{name: a, upstream: fbank, weight: {weight}}}]"
+    with pytest.raises(ConfigError, match=r"teachers\[0\]: weight: expected"):
+        parse_teachers(text)

@@ -11,7 +11,13 @@ from torch import nn
 
 from espnet_mtkd.errors import ConfigError, DataError
 from espnet_mtkd.teachers.base import TeacherConfig
-from espnet_mtkd.teachers.s3prl import S3PRLTeacher, TeacherPool, check_length
+from espnet_mtkd.teachers.hub import import_s3prl_hub, upstream_names
+from espnet_mtkd.teachers.s3prl import (
+    S3PRLTeacher,
+    TeacherPool,
+    check_length,
+    check_upstream,
+)
 
 LOCAL = ["hubert_local", "wav2vec2_local", "wavlm_local", "data2vec_local"]
 TRANSFORMERS = [*LOCAL, "whisper_local"]
@@ -300,6 +306,21 @@ def test_audio_longer_than_whispers_window_is_a_data_error_naming_it(load):
         teacher(torch.zeros(2, 31 * 16000), lengths, ["utt_a", "utt_b"])
     check_length(teacher, [480000, 1])
     check_length(load("hubert_local"), [10**9])
+
+
+def test_only_upstreams_are_listed_and_asked_for():
+    """s3prl's own list has what its files import, `Path` among it."""
+    hub = import_s3prl_hub()
+    names = upstream_names(hub)
+    assert {"hubert_base", "fbank", "vq_apc_url", "whisper_local", "mtkd_student"} <= {
+        *names
+    }
+    others = set(hub.options()) - set(names)
+    assert "Path" in others and len(others) < 10
+    for name in others:  # none of them takes what an entry of a hubconf takes
+        assert "hubconf" not in getattr(hub, name).__module__
+    with pytest.raises(ConfigError, match="unknown upstream 'Path'"):
+        check_upstream(TeacherConfig("t", "Path"), hub)
 
 
 # ------------------------------------------------------------- frozen

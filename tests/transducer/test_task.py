@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from espnet_mtkd.bin import mtkd_espnet, mtkd_extract_paths
+from espnet_mtkd.bin import mtkd_espnet, mtkd_extract, mtkd_extract_paths
 from espnet_mtkd.errors import ConfigError, DataError, TargetStoreError
 from espnet_mtkd.targets.store import TargetStore
 from espnet_mtkd.transducer.extract_paths import read_text
@@ -150,6 +150,63 @@ def test_a_second_extraction_changes_nothing(data, teacher, paths):
     before = files_of(paths)
     mtkd_extract_paths.main(extraction(teacher, data, paths))
     assert files_of(paths) == before
+
+
+def test_damage_of_stored_paths_is_found_by_verify(paths, tmp_path, capsys):
+    folder = shutil.copytree(paths, tmp_path / "paths")
+    mtkd_extract.main(["--out_dir", str(folder), "--verify", "--info"])
+    for path in (*folder.glob("train/*.json"), *folder.glob("train/shard*")):
+        original = path.read_bytes()
+        path.write_bytes(original[:-3] + b"x" + original[-2:])
+        with pytest.raises(SystemExit) as end:
+            mtkd_extract.main(["--out_dir", str(folder), "--verify"])
+        assert end.value.code == 5 and str(path) in capsys.readouterr().err
+        path.write_bytes(original)
+
+
+def test_paths_with_another_number_of_tokens_are_refused(
+    data, teacher, paths, tmp_path
+):
+    """Of one teacher, but they could not stand in one batch."""
+    folder = shutil.copytree(paths, tmp_path / "paths")
+    shutil.copytree(data / "valid", tmp_path / "more")
+    command = extraction(teacher, data, folder, "--num_tokens", "4")
+    command[command.index(str(data / "train"))] = str(tmp_path / "more")
+    mtkd_extract_paths.main(command)
+    with pytest.raises(TargetStoreError, match="num_tokens: expected 4, found 5"):
+        PathStores(folder)
+
+
+@pytest.mark.parametrize(
+    "change, message", [("more", "have no path"), ("cut", "length")]
+)
+def test_missing_paths_are_told_before_the_first_step(
+    data, paths, tmp_path, capsys, monkeypatch, change, message
+):
+    """The utterance stands last, so that an epoch would nearly have passed."""
+    shutil.copytree(data, tmp_path / "data")
+    shape = tmp_path / "data/train/speech_shape"
+    lines = shape.read_text().splitlines()
+    if change == "more":
+        utt, num = "utt22_00", "30000"
+        for name in ("wav.scp", "text"):
+            valid = (data / "valid" / name).read_text().splitlines()[0]
+            with open(tmp_path / "data/train" / name, "a") as file:
+                file.write(valid + "\n")
+        lines.append(f"{utt} {num}")
+    else:
+        utt, num = lines[-1].split()
+        lines[-1] = f"{utt} {int(num) - 160}"
+    shape.write_text("\n".join(lines) + "\n")
+    steps = []
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda *a, **k: steps.append(1))
+    with pytest.raises(SystemExit) as end:
+        train_student(
+            tmp_path / "data", tmp_path / "s", "--path_targets_dir", str(paths)
+        )
+    error = capsys.readouterr().err
+    assert end.value.code == 5 and f"1 of {len(lines)} utterances" in error
+    assert message in error and utt in error and not steps
 
 
 def with_transcript(data, folder: Path, transcript: str) -> str:

