@@ -85,7 +85,7 @@ def check_data(model, options: MTKDTrainerOptions) -> None:
         least = least_samples(student)
         if least is not None:
             refuse_short(data.shape_file, data.lengths, least, "this training")
-        check_delay(data, model.target_delay, model.frame_shift)
+        check_delay(data, model.target_delay, model.frames.shift)
         check_headers(data, MAX_HEADERS)
 
 
