@@ -30,7 +30,8 @@ WHOLE = (
     *("test_the_seed_chooses_the_students_weights", "test_stock_espnet_trains_from"),
     *("test_codes_are_learnt_by_cross_entropy", "test_paths_change_the_training"),
     *("test_stored_targets_teach_what_live", "test_first_two_epochs_and_the_resumed"),
-    "test_options_of_run_sh_exist",
+    *("test_options_of_run_sh_exist", "test_launch.py", "test_ctrl_c_"),
+    "test_lines_are_there_before_the_end",
 )
 
 

@@ -14,7 +14,7 @@ ROOT = builders.ROOT
 FLAGS = {
     "mtkd_asr_stream": "asr_model_file asr_train_config beam_size bpemodel chunk_ms "
     "dtype endpoint_silence max_segment max_symbols_per_frame microphone model_tag "
-    "ngpu num_streams num_threads out real_time search_type wav_scp",
+    "ngpu num_streams num_threads out real_time resume search_type wav_scp",
     "mtkd_cat_wav": "audio",
     "mtkd_convert_checkpoint": "checkpoint upstream out",
     "mtkd_doctor": "teachers data_dir out_dir nj list_upstreams",

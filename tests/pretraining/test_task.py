@@ -129,7 +129,7 @@ def test_first_two_epochs_and_the_resumed_third_are_three_epochs(
     """Each training in a process of its own, as a training is resumed."""
 
     def train(name: str, max_epoch: int, extra=()):
-        config = builders.mtkd_config(max_epoch=max_epoch)
+        config = builders.mtkd_config(max_epoch=max_epoch, keep_nbest_models=3)
         words = stage1_command(
             tmp_path / name, two_teachers, config=config, extra=extra
         )
