@@ -11,6 +11,11 @@ import yaml
 from espnet_mtkd.errors import ConfigError, DiskError
 
 
+def is_disk_full(error: OSError) -> bool:
+    """Whether there was no space, or none that this user may have."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that it is, even after a power cut, either whole or not there.
 
@@ -31,7 +36,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.close(folder)
     except OSError as e:
         temporary.unlink(missing_ok=True)
-        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_disk_full(e):
             raise DiskError(
                 f"no space left for {path} ({len(data) / 1e6:.0f} MB): free some and "
                 "run the same command again; it goes on from what is whole"

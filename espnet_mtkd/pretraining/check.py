@@ -13,7 +13,7 @@ from espnet_mtkd.data.audio import SAMPLE_RATE, judge_faults
 from espnet_mtkd.data.kaldi import read_lengths, read_wav_scp
 from espnet_mtkd.errors import ConfigError, DataError, name_ten
 from espnet_mtkd.pretraining.datasets import data_set_name
-from espnet_mtkd.student.lengths import least_samples, refuse_short
+from espnet_mtkd.student.lengths import MIN_FRAMES, refuse_short
 
 MAX_HEADERS = 1000  # of a set's audio files, evenly spread, whose headers are read
 
@@ -28,9 +28,6 @@ class MTKDTrainerOptions(TrainerOptions):
     valid_shape_file: list
     unlabelled_wav_scp: list
     unlabelled_shape_file: list
-    frontend: str
-    frontend_conf: dict
-    encoder_conf: dict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,15 +73,10 @@ def check_data(model, options: MTKDTrainerOptions) -> None:
             or for `target_delay`, or audio that is not mono at 16 kHz. The first ten
             are named.
     """
-    student = {
-        key: getattr(options, key)
-        for key in ("frontend", "frontend_conf", "encoder_conf")
-    }
+    least = model.frames.least_samples(MIN_FRAMES)
     for data in data_sets(options):
         model.teachers.check_lengths(data.name, data.lengths)
-        least = least_samples(student)
-        if least is not None:
-            refuse_short(data.shape_file, data.lengths, least, "this training")
+        refuse_short(data.shape_file, data.lengths, least, "this training")
         check_delay(data, model.target_delay, model.frames.shift)
         check_headers(data, MAX_HEADERS)
 

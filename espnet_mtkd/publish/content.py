@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
-from espnet_mtkd.errors import DataError
+from espnet_mtkd.errors import ConfigError, DataError
+from espnet_mtkd.files import parse_yaml
 from espnet_mtkd.publish.card import check_card
 from espnet_mtkd.publish.traces import CARD, find_traces
 
@@ -59,8 +58,8 @@ def named_files(meta: Path, where: str | Path) -> list[tuple[str, str]]:
         raise DataError(f"{where}: no {META} in it: pack the model by stage 14")
     expected = f"{where}: {META}: expected a mapping: pack the model again (stage 14)"
     try:
-        content = yaml.safe_load(meta.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        content = parse_yaml(meta.read_bytes(), META)
+    except ConfigError as e:
         raise DataError(f"{expected} ({e})") from e
     if not isinstance(content, dict):
         raise DataError(expected)

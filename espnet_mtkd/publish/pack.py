@@ -6,7 +6,6 @@ unpacked, it is the repository on the Hub.
 
 import contextlib
 import dataclasses
-import errno
 import io
 import os
 import platform
@@ -20,6 +19,7 @@ import torch
 
 import espnet_mtkd
 from espnet_mtkd.errors import ConfigError, DiskError
+from espnet_mtkd.files import is_disk_full
 from espnet_mtkd.publish.card import build_card
 from espnet_mtkd.publish.configs import (
     ArchivePaths,
@@ -257,7 +257,7 @@ def pack(
             check_content(folder, "what is to be published", ignored_names)
             os.replace(archive, out)
     except OSError as e:
-        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_disk_full(e):
             size = shutil.disk_usage(out.parent).free / 1e6
             raise DiskError(
                 f"no space left to pack into {out.parent} ({size:.0f} MB free): it "

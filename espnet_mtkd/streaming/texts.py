@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from espnet_mtkd.errors import ConfigError, DiskError
-from espnet_mtkd.files import write_atomically
+from espnet_mtkd.files import is_disk_full, write_atomically
 
 
 class TextFile:
@@ -55,7 +55,7 @@ class TextFile:
                 raise OSError(errno.ENOSPC, "no space left on device")
         except OSError as e:
             os.ftruncate(self._file.fileno(), begin)
-            if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            if is_disk_full(e):
                 raise DiskError(
                     f"no space left for {self.path}: free some and run the command "
                     "with --resume; what is written stands"

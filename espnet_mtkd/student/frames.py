@@ -71,10 +71,9 @@ class FrameGrid:
             shift *= stride
         return shift
 
-    @property
-    def num_features(self) -> int:
-        """Feature frames that one frame is computed from."""
-        num = 1
+    def num_features(self, num_frames: int = 1) -> int:
+        """Feature frames that so many frames are computed from."""
+        num = num_frames
         for kernel, stride in reversed(self.convolutions):
             num = (num - 1) * stride + kernel
         return num
@@ -82,12 +81,11 @@ class FrameGrid:
     @property
     def centre(self) -> float:
         """Sample in the middle of what frame 0 is computed from."""
-        return self.first + self.hop * (self.num_features - 1) / 2
+        return self.first + self.hop * (self.num_features() - 1) / 2
 
-    @property
-    def min_samples(self) -> int:
-        """Of an utterance; shorter ones are less than a frame."""
-        last = self.first + self.hop * (self.num_features - 1)
+    def least_samples(self, num_frames: int = 1) -> int:
+        """Samples of the shortest utterance that gives so many frames."""
+        last = self.first + self.hop * (self.num_features(num_frames) - 1)
         # The second: what the short-time transform mirrors at an utterance's ends.
         return max(last + self.first, self.half_window + 1)
 

@@ -95,7 +95,7 @@ class Student(nn.Module):
         self.num_layers = len(encoder.encoders) + 1
         self.frames = FrameGrid.of(frontend, encoder)
         self.frame_shift = self.frames.shift
-        self.min_samples = self.frames.min_samples
+        self.min_samples = self.frames.least_samples()
 
     def forward(
         self, wav_BN, lengths_B=None, *, layers=False, sample_rate: int = SAMPLE_RATE

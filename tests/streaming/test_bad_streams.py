@@ -19,11 +19,6 @@ NAN = float("nan")
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    return models.build(tmp_path_factory.mktemp("streaming"))
-
-
-@pytest.fixture(scope="module")
 def decoder(files):
     return Speech2TextStreamingTransducer(*files)
 

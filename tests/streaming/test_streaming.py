@@ -32,11 +32,6 @@ NO_CUTS = dict(endpoint_silence=math.inf, max_segment=math.inf)
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    return models.build(tmp_path_factory.mktemp("streaming"))
-
-
-@pytest.fixture(scope="module")
 def load(files):
     """Function: options -> a decoder of the tiny model (made once for each)."""
     made = {}

@@ -19,17 +19,6 @@ RATE = builders.SAMPLE_RATE
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    return models.build(tmp_path_factory.mktemp("streaming"))
-
-
-@pytest.fixture(scope="module")
-def flags(files):
-    config, weights = files
-    return ["--asr_train_config", str(config), "--asr_model_file", str(weights)]
-
-
-@pytest.fixture(scope="module")
 def audio(tmp_path_factory):
     """Five files, 0.3 to 3.1 s."""
     folder = tmp_path_factory.mktemp("audio")

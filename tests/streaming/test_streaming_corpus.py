@@ -17,7 +17,6 @@ import builders
 import numpy as np
 import pytest
 import soundfile
-import streaming_models as models
 import torch
 
 from espnet_mtkd.bin.mtkd_asr_stream import main
@@ -27,16 +26,6 @@ from espnet_mtkd.streaming.sources import catch_ctrl_c, check_file, read_file
 from espnet_mtkd.streaming.texts import TextFile
 
 RATE = builders.SAMPLE_RATE
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    return models.build(tmp_path_factory.mktemp("streaming"))
-
-
-@pytest.fixture(scope="module")
-def flags(files):
-    return ["--asr_train_config", str(files[0]), "--asr_model_file", str(files[1])]
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ def test_the_centre_is_the_middle_of_the_audio_that_moves_a_frame(
 @pytest.mark.parametrize("encoder, layer", LAYERS)
 def test_the_shortest_utterance_gives_one_frame_and_a_shorter_one_none(encoder, layer):
     frontend, module = build(encoder, layer)
-    least = FrameGrid.of(frontend, module).min_samples
+    least = FrameGrid.of(frontend, module).least_samples()
     # `linear`: more than one, of what the short-time transform mirrors.
     assert count_frames(frontend, module, least) == (2 if layer == "linear" else 1)
     with pytest.raises(Exception, match="too short|Padding size|at least|Kernel size"):
