@@ -51,7 +51,7 @@ def build(config: dict, teachers, device: str):
     read_student_config(args)
     args.normalize, args.normalize_conf = "utterance_mvn", {}
     model = ESPnetMTKDModel(*build_student(args), teachers, EmbeddingLoss()).to(device)
-    for standardizer in model.standardizers.values():
+    for standardizer in model.objective.standardizers.values():
         standardizer.num_frames.fill_(1)
     return model.train(), torch.optim.Adam(model.parameters(), lr=1e-4)
 

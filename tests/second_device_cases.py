@@ -159,10 +159,11 @@ def test_stage_1(encoder, align, two_teachers, batch):
     model = build(encoder, teachers, EmbeddingLoss(mse=0.5), align=align)
     tensors = {k: v for k, v in batch.items() if k != "utt_id"}
     fit_standardizers(model, [(batch["utt_id"], tensors)], "cpu")
-    statistics = {k: v.clone() for k, v in model.standardizers.state_dict().items()}
+    standardizers = model.objective.standardizers
+    statistics = {k: v.clone() for k, v in standardizers.state_dict().items()}
     compare(model, batch)
     fit_standardizers(model, [(batch["utt_id"], tensors)], str(DEVICE))
-    for name, value in model.standardizers.state_dict().items():
+    for name, value in standardizers.state_dict().items():
         same(value, statistics[name])
     model.train()
     assert model(**move(batch))[0].isfinite()

@@ -76,7 +76,7 @@ def test_espnet3_builds_stage_1_by_its_task_key(two_teachers):
     speech = torch.from_numpy(builders.speech_like(1.2, 7))[None]
     lengths = torch.tensor([speech.size(1)])
     model.observe_targets(speech, lengths)
-    for standardizer in model.standardizers.values():
+    for standardizer in model.objective.standardizers.values():
         standardizer.fit()
     loss, stats, _ = model(speech, lengths, utt_id=["u"])
     loss.backward()
@@ -141,7 +141,7 @@ def test_stage_1_by_espnet3(corpus, two_teachers, tmp_path, mode):
     model, _ = MTKDTask.build_model_from_file(exp / "config.yaml", model_file)
     pool = TeacherPool(parse_teachers(str(two_teachers)))
     frames = [pool(*read_batch([a])) for a in sorted(corpus.train.glob("*.flac"))]
-    for name, standardizer in model.standardizers.items():
+    for name, standardizer in model.objective.standardizers.items():
         x = torch.cat([f[name][0][0] for f in frames])
         tolerance = dict(rtol=0.001, atol=0.001 * x.std().item())
         torch.testing.assert_close(standardizer.mean, x.mean(0), **tolerance)

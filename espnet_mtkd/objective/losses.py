@@ -8,6 +8,8 @@ from torch import nn
 
 from espnet_mtkd.errors import ConfigError
 
+CODEBOOK_SIZE = 256  # entries: a code is one byte
+
 
 class EmbeddingLoss(nn.Module):
     """Weighted sum of L1, mean squared error and 1 - cosine over the valid frames.

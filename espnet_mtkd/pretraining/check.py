@@ -77,7 +77,7 @@ def check_data(model, options: MTKDTrainerOptions) -> None:
     for data in data_sets(options):
         model.teachers.check_lengths(data.name, data.lengths)
         refuse_short(data.shape_file, data.lengths, least, "this training")
-        check_delay(data, model.target_delay, model.frames.shift)
+        check_delay(data, model.objective.target_delay, model.frames.shift)
         check_headers(data, MAX_HEADERS)
 
 

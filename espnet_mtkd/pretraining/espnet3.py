@@ -65,6 +65,6 @@ class FitTargets(lightning.Callback):
             NonFiniteError: see `fit_standardizers`.
         """
         model = pl_module.model
-        if not model.is_standardized:
+        if not model.objective.is_standardized:
             batches = pl_module.train_dataloader()
             fit_standardizers(model, batches, str(pl_module.device))

@@ -9,12 +9,9 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import nn
 
-from espnet_mtkd.objective.align import FrameAligner
-from espnet_mtkd.objective.heads import PredictionHead
 from espnet_mtkd.objective.losses import CodebookLoss, EmbeddingLoss
-from espnet_mtkd.objective.normalize import Standardizer
+from espnet_mtkd.objective.objective import DistillationObjective
 from espnet_mtkd.student.frames import FrameGrid
-from espnet_mtkd.targets.quantizer import CODEBOOK_SIZE
 
 
 class ESPnetMTKDModel(AbsESPnetModel):
@@ -28,11 +25,7 @@ class ESPnetMTKDModel(AbsESPnetModel):
         teachers: object with `.targets` (list of `TargetSpec`) and
             `__call__(speech, lengths, utt_ids)`; must not be an `nn.Module`, so that
             it stays out of `state_dict()`, `parameters()` and DDP.
-        loss: distance between prediction and standardised target, or `CodebookLoss`
-            where the targets are codes.
-        align: method of `FrameAligner`.
-        target_delay: student frames; frame t + delay predicts what the teachers say of
-            frame t, so a streaming student may have heard that much more of the future.
+        loss, align, target_delay: of `DistillationObjective`.
         extract_feats_in_collect_stats: ESPnet's option of that name.
 
     Attributes:
@@ -61,36 +54,16 @@ class ESPnetMTKDModel(AbsESPnetModel):
         self.normalize = normalize
         self.encoder = encoder
         self.teachers = teachers
-        self.loss = loss
-        self.target_delay = target_delay
         self.extract_feats_in_collect_stats = extract_feats_in_collect_stats
         self.frames = FrameGrid.of(frontend, encoder)
-        self.aligners = {
-            spec.name: FrameAligner(
-                spec.frame_shift,
-                self.frames.shift,
-                align,
-                spec.frame_centre,
-                self.frames.centre,
-            )
-            for spec in teachers.targets
-        }
-        self.standardizers = nn.ModuleDict(
-            {
-                spec.name: Standardizer(spec.dim)
-                for spec in teachers.targets
-                if spec.num_codebooks == 0
-            }
-        )
-        self.heads = nn.ModuleDict(
-            {
-                spec.name: PredictionHead(
-                    encoder.output_size(),
-                    spec.num_codebooks * CODEBOOK_SIZE or spec.dim,
-                    self.aligners[spec.name].num_per_frame,
-                )
-                for spec in teachers.targets
-            }
+        self.objective = DistillationObjective(
+            teachers.targets,
+            encoder.output_size(),
+            self.frames.shift,
+            self.frames.centre,
+            loss,
+            align,
+            target_delay,
         )
 
     def forward(self, speech, speech_lengths, **kwargs):
@@ -115,32 +88,14 @@ class ESPnetMTKDModel(AbsESPnetModel):
         targets = self.teachers(speech, speech_lengths, utt_ids)
         h_BTD, h_lengths = self.encode(speech, speech_lengths)
 
-        loss, stats, num_frames = 0.0, {}, 0
-        total_weight = sum(spec.weight for spec in self.teachers.targets)
-        for spec in self.teachers.targets:
-            aligner = self.aligners[spec.name]
-            target_BTE, lengths = targets[spec.name]
-            aligner.check(lengths, h_lengths, spec.name, utt_ids)
-            if spec.num_codebooks == 0:
-                target_BTE = self.standardizers[spec.name](target_BTE)
-            target_BTRE, lengths = aligner(target_BTE, lengths, h_BTD.size(1))
-            delay = self.target_delay
-            lengths = torch.minimum(lengths, h_lengths - delay).clamp(min=0)
-            predicted_BTRE = self.heads[spec.name](h_BTD[:, delay:])
-            target_BTRE = target_BTRE[:, : predicted_BTRE.size(1)]
-            part, parts = self.loss(predicted_BTRE, target_BTRE, lengths)
-            loss = loss + spec.weight / total_weight * part
-            num_frames = num_frames + lengths.clamp(max=predicted_BTRE.size(1)).sum()
-            stats[f"loss_{spec.name}"] = part.detach()
-            statistic = self.loss.statistic
-            stats[f"{statistic}_{spec.name}"] = parts[statistic]
+        loss, stats, num_frames = self.objective(h_BTD, h_lengths, targets, utt_ids)
         stats["loss"] = loss.detach()
         if "is_unlabelled" in kwargs:
             # None is left out of the epoch's mean.
             unlabelled = bool(kwargs["is_unlabelled"])
             stats["loss_labelled"] = None if unlabelled else stats["loss"]
             stats["loss_unlabelled"] = stats["loss"] if unlabelled else None
-        weight = (num_frames / len(self.teachers.targets)).clamp(min=1.0)
+        weight = num_frames.clamp(min=1.0)
         return force_gatherable((loss, stats, weight), loss.device)
 
     def encode(self, speech, speech_lengths):
@@ -167,14 +122,7 @@ class ESPnetMTKDModel(AbsESPnetModel):
     def _extract_feats(self, speech, speech_lengths):
         return self.frontend(speech[:, : speech_lengths.max()], speech_lengths)
 
-    @property
-    def is_standardized(self) -> bool:
-        """Whether the statistics of all targets are set."""
-        return all(s.is_fitted for s in self.standardizers.values())
-
     @torch.no_grad()
     def observe_targets(self, speech, speech_lengths, utt_ids=None) -> None:
         """Add a batch to the sample from which the targets' statistics are taken."""
-        targets = self.teachers(speech, speech_lengths, utt_ids)
-        for name, standardizer in self.standardizers.items():
-            standardizer.observe(*targets[name])
+        self.objective.observe(self.teachers(speech, speech_lengths, utt_ids))

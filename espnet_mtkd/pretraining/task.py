@@ -180,7 +180,9 @@ class MTKDTask(SpawnedErrors, AbsTask):
             logging.info(
                 "target %s: %s",
                 spec.name,
-                describe_alignment(spec, model.frames, model.aligners[spec.name]),
+                describe_alignment(
+                    spec, model.frames, model.objective.aligners[spec.name]
+                ),
             )
         if args.init is not None:
             initialize(model, args.init)

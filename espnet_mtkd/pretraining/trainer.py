@@ -39,7 +39,7 @@ class MTKDTrainer(Trainer):
         check_accumulation(len(first), trainer_options.accum_grad)
         checkpoint = Path(trainer_options.output_dir) / "checkpoint.pth"
         resumes = trainer_options.resume and checkpoint.exists()
-        if not resumes and not model.is_standardized:
+        if not resumes and not model.objective.is_standardized:
             fit_standardizers(
                 model,
                 cls.checked(first, trainer_options),
@@ -110,7 +110,7 @@ def fit_standardizers(model, iterator, device: str) -> None:
         num_utts += len(utt_ids)
         if num_utts >= STANDARDIZE_UTTERANCES:
             break
-    for name, standardizer in model.standardizers.items():
+    for name, standardizer in model.objective.standardizers.items():
         standardizer.fit()
         scale = standardizer.std.square().mean().sqrt().item()
         if not math.isfinite(scale):

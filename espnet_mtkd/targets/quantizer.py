@@ -18,9 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from espnet_mtkd.errors import ConfigError, TargetStoreError
+from espnet_mtkd.objective.losses import CODEBOOK_SIZE
 from espnet_mtkd.objective.normalize import MIN_STD
 
-CODEBOOK_SIZE = 256  # entries: a code is one byte
 MIN_CODEBOOKS, MAX_CODEBOOKS = 4, 32
 BEAM = 4  # partial sums kept
 HELD_OUT = 0.1  # of the sample, to measure on

@@ -67,13 +67,13 @@ def test_the_measured_frame_shift_is_40_ms_and_leaves_no_trace(encoder):
 def test_the_loss_is_the_one_computed_by_hand(model, teachers, delay):
     """Targets, slices, head, distance and weights once more, in numpy."""
     model.eval()
-    model.target_delay = delay
+    model.objective.target_delay = delay
     speech, lengths = batch(1.6, 2.0)
     model.observe_targets(speech, lengths)
-    assert not model.is_standardized
-    for standardizer in model.standardizers.values():
+    assert not model.objective.is_standardized
+    for standardizer in model.objective.standardizers.values():
         standardizer.fit()
-    assert model.is_standardized
+    assert model.objective.is_standardized
     with torch.no_grad():
         loss, stats, weight = model(speech, lengths, utt_id=["a", "b"])
         h, h_lengths = model.encode(speech, lengths)
@@ -88,7 +88,7 @@ def test_the_loss_is_the_one_computed_by_hand(model, teachers, delay):
         target, num_frames = targets[name]
         frames = [target[b, : num_frames[b]].numpy() for b in range(2)]
         mean, std = np.concatenate(frames).mean(0), np.concatenate(frames).std(0)
-        linear = model.heads[name].linear
+        linear = model.objective.heads[name].linear
         l1, cosines = [], []
         for b in range(2):
             x = (frames[b] - mean) / std
@@ -116,11 +116,11 @@ def test_the_loss_is_the_one_computed_by_hand(model, teachers, delay):
 
 def test_an_utterance_shorter_than_the_delay_teaches_nothing(model, teachers):
     speech, lengths = batch(0.5, 0.5)
-    model.target_delay = 50
+    model.objective.target_delay = 50
     loss, _, _ = model(speech, lengths, utt_id=["a", "b"])
     loss.backward()
     assert loss.item() == 0
-    assert all(not bool(p.grad.any()) for p in model.heads.parameters())
+    assert all(not bool(p.grad.any()) for p in model.objective.heads.parameters())
 
 
 def test_the_latency_is_told_in_milliseconds():
@@ -141,7 +141,7 @@ def test_every_parameter_of_the_student_learns_and_no_teacher_is_in_it(model, te
     assert not owned & {p.data_ptr() for p in model.parameters()}
     assert not owned & {v.data_ptr() for v in model.state_dict().values()}
     assert {k.split(".")[0] for k in model.state_dict()} <= {
-        *("frontend", "normalize", "encoder", "heads", "standardizers")
+        *("frontend", "normalize", "encoder", "objective")
     }
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     speech, lengths = batch(1.6, 2.0)

@@ -55,12 +55,10 @@ def test_the_checkpoint_holds_the_student_and_nothing_of_a_teacher(
 ):
     run = stage1(encoder)
     state = load(run.best)
-    assert {k.split(".")[0] for k in state} == {
-        *("frontend", "encoder", "heads", "standardizers")
-    }
+    assert {k.split(".")[0] for k in state} == {*("frontend", "encoder", "objective")}
     for target in run.targets:
-        assert state[f"heads.{target}.linear.weight"].shape == (2 * 16, 16)
-        assert state[f"standardizers.{target}.num_frames"] > 100
+        assert state[f"objective.heads.{target}.linear.weight"].shape == (2 * 16, 16)
+        assert state[f"objective.standardizers.{target}.num_frames"] > 100
     theirs = set()
     for upstream in ("hubert_local", "whisper_local"):
         config = TeacherConfig("t", upstream, path_or_url=str(checkpoints[upstream]))
@@ -114,7 +112,7 @@ def test_config_yaml_stands_on_its_own(stage1, encoder, monkeypatch, tmp_path):
         "hubert_local",
     ]
     model, _ = MTKDTask.build_model_from_file(str(run.config), str(run.best))
-    assert model.is_standardized
+    assert model.objective.is_standardized
     wave = torch.from_numpy(builders.speech_like(1.5, 9))
     loss, stats, _ = model.eval()(wave[None], torch.tensor([len(wave)]))
     assert loss.isfinite() and f"cosine_{run.targets[0]}" in stats
@@ -169,7 +167,7 @@ def test_another_upstream_trains_with_no_other_change(
     state = load(tmp_path / "exp/1epoch.pth")
     layer = 0 if upstream == "fbank" else 3
     dim, per_frame = (240, 4) if upstream == "fbank" else (builders.DIM, 2)
-    shape = state[f"heads.teacher_l{layer}.linear.weight"].shape
+    shape = state[f"objective.heads.teacher_l{layer}.linear.weight"].shape
     assert shape == (per_frame * dim, 16)
     for value in state.values():
         assert value.isfinite().all()
@@ -324,8 +322,8 @@ def test_codes_are_learnt_by_cross_entropy_with_unlabelled_audio_beside(
     ]
     main(stage1_command(tmp_path / "exp", two_teachers, extra=extra))
     state = load(tmp_path / "exp/valid.loss.best.pth")
-    assert state["heads.hubert_l1.linear.weight"].shape == (2 * 4 * 256, 16)
-    assert not [k for k in state if k.startswith("standardizers")]
+    assert state["objective.heads.hubert_l1.linear.weight"].shape == (2 * 4 * 256, 16)
+    assert not [k for k in state if k.startswith("objective.standardizers")]
     losses = report.read_curve(tmp_path / "exp", "train")[1]
     assert losses[1] < losses[0] < 1.2 * math.log(256)
     points = num_points(tmp_path / "exp", "train")
