@@ -167,11 +167,7 @@ class MTKDTask(SpawnedErrors, AbsTask):
             normalize=normalize,
             encoder=encoder,
             teachers=teachers,
-            loss=CodebookLoss()
-            if as_codes
-            else construct("loss_conf", EmbeddingLoss, args.loss_conf),
-            align=args.align,
-            target_delay=args.target_delay,
+            **objective_options(args),
         )
         logging.info(
             "student: %s", describe_latency(encoder, model.frames, args.target_delay)
@@ -187,6 +183,22 @@ class MTKDTask(SpawnedErrors, AbsTask):
         if args.init is not None:
             initialize(model, args.init)
         return model
+
+
+def objective_options(args: argparse.Namespace) -> dict:
+    """Keyword arguments of `DistillationObjective`, beside what student and teachers say.
+
+    Args:
+        args: of stage 1, as its `config.yaml` has them.
+
+    Raises:
+        ConfigError: a key or value of `loss_conf` that means nothing.
+    """
+    if args.target_type == "codes":
+        loss = CodebookLoss()
+    else:
+        loss = construct("loss_conf", EmbeddingLoss, args.loss_conf)
+    return dict(loss=loss, align=args.align, target_delay=args.target_delay)
 
 
 def explain_data(args: argparse.Namespace, mode: str) -> None:
