@@ -186,7 +186,7 @@ class MTKDTask(SpawnedErrors, AbsTask):
 
 
 def objective_options(args: argparse.Namespace) -> dict:
-    """Keyword arguments of `DistillationObjective`, beside what student and teachers say.
+    """Keyword arguments of `DistillationObjective` that are options of stage 1.
 
     Args:
         args: of stage 1, as its `config.yaml` has them.
