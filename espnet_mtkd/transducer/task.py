@@ -6,6 +6,7 @@ transducer, whose frontend is this package's.
 
 import argparse
 import logging
+import math
 
 import espnet2.tasks.asr as espnet_asr
 from espnet2.utils.nested_dict_action import NestedDictAction
@@ -16,6 +17,7 @@ from espnet_mtkd.pretraining.launch import SpawnedErrors
 from espnet_mtkd.transducer.frontend import TeacherFrontend
 from espnet_mtkd.transducer.model import ESPnetMTKDTransducerModel, PathKDConfig
 from espnet_mtkd.transducer.paths import PathStores
+from espnet_mtkd.transducer.steps import scale_steps
 from espnet_mtkd.transducer.trainer import PathTrainer
 
 MODEL = "mtkd_transducer"
@@ -59,6 +61,24 @@ class MTKDASRTask(SpawnedErrors, espnet_asr.ASRTask):
             help="sliced: joint network and loss for a few utterances at a time, where "
             "memory is short; same value, same gradients",
         )
+        group.add_argument(
+            "--encoder_lr_scale",
+            type=float,
+            default=1.0,
+            help="Factor of the encoder's learning rate: below 1 a pre-trained encoder "
+            "changes less than what begins at random",
+        )
+
+    @classmethod
+    def build_optimizers(cls, args: argparse.Namespace, model):
+        """ESPnet's, with `encoder_lr_scale`."""
+        optimizers = super().build_optimizers(args, model)
+        if args.encoder_lr_scale != 1.0:
+            for optimizer in optimizers:
+                scale_steps(
+                    optimizer, model.encoder.parameters(), args.encoder_lr_scale
+                )
+        return optimizers
 
     @classmethod
     def build_model(cls, args: argparse.Namespace):
@@ -83,6 +103,12 @@ class MTKDASRTask(SpawnedErrors, espnet_asr.ASRTask):
             )
         if args.decoder != "transducer":
             raise ConfigError(f"decoder: expected transducer, found {args.decoder}")
+        if not 0 < args.encoder_lr_scale < math.inf:
+            raise ConfigError(
+                "encoder_lr_scale: expected a finite number above 0, found "
+                f"{args.encoder_lr_scale}; to keep the encoder as it is: "
+                "--freeze_param encoder"
+            )
         args.model = MODEL
         try:
             model = super().build_model(args)

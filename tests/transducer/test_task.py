@@ -433,3 +433,33 @@ def test_the_distance_is_the_sum_over_the_nodes(data, paths, tmp_path):
                     2.0,
                 )
     torch.testing.assert_close(found, expected[0] / 3, rtol=1e-4, atol=1e-4)
+
+
+def test_the_encoder_learns_at_a_part_of_the_learning_rate(data, tmp_path):
+    def one_step(scale):
+        config = builders.asr_config(
+            "conformer", batch_bins=10**7, optim="sgd", optim_conf=dict(lr=1e-3)
+        )
+        exp = tmp_path / f"scale_{scale}"
+        return load(train(data, exp, config, "--encoder_lr_scale", str(scale)))
+
+    start, half, whole = one_step(1e-9), one_step(0.5), one_step(1.0)
+    change = {k: (half[k] - start[k], whole[k] - start[k]) for k in whole}
+    for key, (small, large) in change.items():
+        if key.startswith("encoder.") and large.is_floating_point():
+            if not key.endswith(("running_mean", "running_var")):
+                torch.testing.assert_close(small, 0.5 * large, rtol=1e-3, atol=1e-6)
+    assert change["encoder.after_norm.weight"][1].abs().max() > 1e-6
+    assert torch.equal(half["ctc.ctc_lo.weight"], whole["ctc.ctc_lo.weight"])
+
+
+@pytest.mark.parametrize("scale", ["0", "-1", "nan", "inf"])
+def test_a_scale_of_the_learning_rate_that_means_nothing(data, tmp_path, scale):
+    with pytest.raises(ConfigError, match="encoder_lr_scale: expected a finite number"):
+        MTKDASRTask.main(
+            cmd=[
+                *("--encoder_lr_scale", scale, "--decoder", "transducer"),
+                *("--token_list", str(data / "tokens.txt"), "--dry_run", "true"),
+                *("--output_dir", str(tmp_path)),
+            ]
+        )

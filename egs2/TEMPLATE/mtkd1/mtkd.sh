@@ -234,7 +234,7 @@ if grep -q '^frontend: *mtkd_teacher' "${asr_config}"; then
     decode_python=${with_plugin}
     stats_config=conf/train_asr_${encoder}_transducer.yaml
     feats_normalize=utterance_mvn
-elif [[ -n "${kd_teacher_exp}" || "${asr_args} ${head_args} ${finetune_args}" = *--transducer_loss* ]]; then
+elif [[ -n "${kd_teacher_exp}" || "${asr_args} ${head_args} ${finetune_args}" = *--@(transducer_loss|encoder_lr_scale)* ]]; then
     train_python=${with_plugin}
 fi
 # Of the arguments stage 6 needs those of the front end, if it is this config's.
