@@ -22,6 +22,7 @@ from espnet_mtkd.pretraining.datasets import (
 from espnet_mtkd.pretraining.launch import SpawnedErrors
 from espnet_mtkd.pretraining.mixing import MixedIterFactory
 from espnet_mtkd.pretraining.model import ESPnetMTKDModel
+from espnet_mtkd.pretraining.schedule import AutomaticSteps
 from espnet_mtkd.pretraining.trainer import MTKDTrainer
 from espnet_mtkd.student.build import (
     build_student,
@@ -40,7 +41,7 @@ from espnet_mtkd.teachers.s3prl import TeacherPool
 ITERATOR_TYPES = ("sequence", "category", "none", None)  # none: of the caller's own
 
 
-class MTKDTask(SpawnedErrors, AbsTask):
+class MTKDTask(SpawnedErrors, AutomaticSteps, AbsTask):
     """Multi-teacher knowledge distillation into an ESPnet encoder, from audio alone."""
 
     num_optimizers = 1

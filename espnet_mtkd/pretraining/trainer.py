@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from espnet2.torch_utils.device_funcs import to_device
-from espnet2.train.trainer import Trainer
 from espnet2.utils.build_dataclass import build_dataclass
 
 from espnet_mtkd.errors import NonFiniteError
@@ -18,11 +17,12 @@ from espnet_mtkd.pretraining.check import (
     check_headers,
     data_sets,
 )
+from espnet_mtkd.pretraining.schedule import ScheduleTrainer
 
 STANDARDIZE_UTTERANCES = 512  # sample from which the targets' statistics are taken
 
 
-class MTKDTrainer(Trainer):
+class MTKDTrainer(ScheduleTrainer):
     """Fits the target statistics, then trains as ESPnet does."""
 
     @classmethod

@@ -14,6 +14,7 @@ from espnet2.utils.types import str_or_none
 
 from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.pretraining.launch import SpawnedErrors
+from espnet_mtkd.pretraining.schedule import AutomaticSteps
 from espnet_mtkd.transducer.frontend import TeacherFrontend
 from espnet_mtkd.transducer.model import ESPnetMTKDTransducerModel, PathKDConfig
 from espnet_mtkd.transducer.paths import PathStores
@@ -30,7 +31,7 @@ def register() -> None:
     espnet_asr.model_choices.classes[MODEL] = ESPnetMTKDTransducerModel
 
 
-class MTKDASRTask(SpawnedErrors, espnet_asr.ASRTask):
+class MTKDASRTask(SpawnedErrors, AutomaticSteps, espnet_asr.ASRTask):
     """`ASRTask` with path distillation, the loss in slices and teacher frontends."""
 
     trainer = PathTrainer

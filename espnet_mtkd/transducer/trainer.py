@@ -3,10 +3,11 @@
 import dataclasses
 from pathlib import Path
 
-from espnet2.train.trainer import Trainer, TrainerOptions
+from espnet2.train.trainer import TrainerOptions
 from espnet2.utils.build_dataclass import build_dataclass
 
 from espnet_mtkd.data.kaldi import read_lengths
+from espnet_mtkd.pretraining.schedule import ScheduleTrainer
 
 
 @dataclasses.dataclass
@@ -16,7 +17,7 @@ class PathTrainerOptions(TrainerOptions):
     train_shape_file: list
 
 
-class PathTrainer(Trainer):
+class PathTrainer(ScheduleTrainer):
     """Looks whether every utterance has its path, then trains as ESPnet does."""
 
     @classmethod

@@ -223,19 +223,16 @@ for name in mtkd_exp asr_exp; do
 done
 
 asr_stats_dir=${expdir}/asr_stats_raw_${lang}_${_tokens}${_sp}
-# What stock ESPnet does not know runs through this package.
+# Stage 11 trains by this package's task, which is ESPnet's and saves what ESPnet's saves;
+# a teacher transducer is decoded through this package too.
 with_plugin="${python} -m espnet_mtkd.bin.mtkd_espnet"
-train_python=${python}
 decode_python=${python}
 stats_config=${asr_config}
 if grep -q '^frontend: *mtkd_teacher' "${asr_config}"; then
     # Of stage 6 a teacher transducer needs the lengths, which are the student's.
-    train_python=${with_plugin}
     decode_python=${with_plugin}
     stats_config=conf/train_asr_${encoder}_transducer.yaml
     feats_normalize=utterance_mvn
-elif [[ -n "${kd_teacher_exp}" || "${asr_args} ${head_args} ${finetune_args}" = *--@(transducer_loss|encoder_lr_scale)* ]]; then
-    train_python=${with_plugin}
 fi
 # Of the arguments stage 6 needs those of the front end, if it is this config's.
 stats_args="--seed ${seed}"
@@ -343,7 +340,7 @@ asr() {  # <stage of asr.sh> <further options ...>
     local number=$1 interpreter=${python}
     shift
     case ${number} in
-        10 | 11) interpreter=${train_python} ;;
+        11) interpreter=${with_plugin} ;;
         12) interpreter=${decode_python} ;;
     esac
     # (lm_train_text, bpe_train_text: asr.sh looks for those of the set without _sp)

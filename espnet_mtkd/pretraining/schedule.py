@@ -1,0 +1,97 @@
+"""Learning-rate schedules that end with the training, without counting its updates.
+
+`scheduler_conf: {total_steps: auto}` stands for the number of updates of the whole
+training: batches of an epoch, divided by `accum_grad`, times `max_epoch`. Schedulers
+want that number, which nobody knows before the batches are made.
+"""
+
+import argparse
+import logging
+
+import torch
+from espnet2.train.distributed_utils import DistributedOption
+from espnet2.train.trainer import Trainer
+from torch.optim.lr_scheduler import OneCycleLR
+
+from espnet_mtkd.errors import ConfigError
+
+AUTO = "auto"
+# Of onecyclelr and exponentialdecaywarmup, tristagelr, cosineannealingwarmuprestarts.
+TOTALS = ("total_steps", "max_steps", "first_cycle_steps")
+# Of OneCycleLR, which refuses to step beyond the end that it was built with.
+CYCLE = ("total_steps", "_schedule_phases")
+
+
+class AutomaticSteps:
+    """Put before ESPnet's task among the bases of a task: `auto` becomes a number."""
+
+    @classmethod
+    def build_optimizers(cls, args: argparse.Namespace, model):
+        """ESPnet's; it is called before the schedulers are built.
+
+        Raises:
+            ConfigError: `auto` where no number of updates is meant.
+        """
+        conf = args.scheduler_conf
+        keys = [key for key, value in conf.items() if value == AUTO]
+        for key in keys:
+            if key not in TOTALS:
+                raise ConfigError(
+                    f"scheduler_conf.{key}: expected a number, found auto, which "
+                    f"stands for the number of updates in {', '.join(TOTALS)}"
+                )
+        if keys:
+            steps = count_updates(cls, args)
+            args.scheduler_conf = {**conf, **dict.fromkeys(keys, steps)}
+            logging.info("scheduler_conf.%s: auto, %d updates", keys[0], steps)
+        return super().build_optimizers(args, model)
+
+
+def count_updates(task, args: argparse.Namespace) -> int:
+    """Updates of a whole training.
+
+    Args:
+        task: ESPnet's task, whose batches are counted.
+        args: its arguments.
+
+    Raises:
+        ConfigError: several iterators, whose lengths differ from epoch to epoch.
+    """
+    if args.multiple_iterator:
+        raise ConfigError(
+            "scheduler_conf: auto: the batches of --multiple_iterator cannot be "
+            "counted: give the number of updates"
+        )
+    factory = task.build_iter_factory(args, distributed_option(), mode="train")
+    num_batches = len(factory.build_iter(1, shuffle=False))
+    return max(1, num_batches // args.accum_grad) * args.max_epoch
+
+
+def distributed_option() -> DistributedOption:
+    """What ESPnet knows of the processes of this training, as it stands."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return DistributedOption()
+    return DistributedOption(
+        distributed=True,
+        dist_rank=distributed.get_rank(),
+        dist_world_size=distributed.get_world_size(),
+    )
+
+
+class ScheduleTrainer(Trainer):
+    """ESPnet's; a training that is resumed with more epochs stretches its cycle."""
+
+    @classmethod
+    def resume(cls, *args, schedulers, **kwargs):
+        """As ESPnet's, which would end where the first run was to end."""
+        built = [
+            {k: v for k, v in vars(scheduler).items() if k in CYCLE}
+            if isinstance(scheduler, OneCycleLR)
+            else {}
+            for scheduler in schedulers
+        ]
+        super().resume(*args, schedulers=schedulers, **kwargs)
+        for scheduler, values in zip(schedulers, built, strict=True):
+            for name, value in values.items():
+                setattr(scheduler, name, value)
