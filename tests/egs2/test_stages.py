@@ -207,6 +207,7 @@ def test_kept_teachers_reach_the_part_whose_encoder_learns(recipe):
         (dict(teachers="none", keep_teachers="weight=3"), "with --teachers none"),
         (dict(keep_teachers="wieght=3"), "did you mean 'weight'?"),
         (dict(keep_teachers="true"), "expected words <key>=<value>"),
+        (dict(keep_teachers="weight=3 unlabelled=0.5"), "needs --unlabelled_sets"),
     ],
 )
 def test_kept_teachers_that_mean_nothing_are_refused_at_once(recipe, options, message):

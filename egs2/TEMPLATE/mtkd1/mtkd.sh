@@ -159,6 +159,10 @@ if [ -n "${keep_teachers}" ] && [ "${teachers}" = none ]; then
     fail "--keep_teachers: expected nothing with --teachers none, which has no stage 1 whose" \
         "teachers could be kept, found '${keep_teachers}'"
 fi
+if [[ " ${keep_teachers}" = *" unlabelled="* && ! "${keep_teachers} " =~ unlabelled=[0.]+" " ]] \
+    && [ -z "${unlabelled_sets}" ]; then
+    fail "--keep_teachers: 'unlabelled' needs --unlabelled_sets, found '${keep_teachers}'"
+fi
 if [ -z "${num_threads}" ]; then
     if [ "${ngpu}" -eq 0 ]; then num_threads=$(nproc); else num_threads=1; fi
 fi
