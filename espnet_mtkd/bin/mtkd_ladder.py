@@ -101,7 +101,7 @@ def run(jobs, num: int, cuda_cmd: str) -> int:
     codes = []
     try:
         with Runner() as runner:
-            page = Page(runner, values, jobs.pairs())
+            page = Page(runner, values, jobs.pairs(), rows if num > 1 else ())
 
             def tell(job):
                 if job.result is not None:

@@ -21,10 +21,16 @@ class Page:
         runner: what starts it.
         values: the ladder's options.
         pairs: names of rows that are compared.
+        order: all rows, where they end in another order than theirs; else none. The
+            first is what reductions are against.
     """
 
     def __init__(
-        self, runner: Runner, values: dict[str, str], pairs: Sequence[tuple[str, str]]
+        self,
+        runner: Runner,
+        values: dict[str, str],
+        pairs: Sequence[tuple[str, str]],
+        order: Sequence[tuple[str, Path]] = (),
     ):
         self._runner = runner
         self._pairs = pairs
@@ -32,8 +38,9 @@ class Page:
         self._python = values["python"].split()
         self._command, self._note = values["command"], values["note"]
         self._path = self.expdir / "RESULTS.md"
-        self._rows: list[tuple[str, Path]] = []
-        self._reported = 0  # how many of them RESULTS.md speaks of
+        self._order = list(order)
+        self._rows: list[tuple[str, Path]] = []  # that have ended well
+        self._last: tuple | None = None  # what RESULTS.md was last made of
 
     def add(self, row: tuple[str, Path]) -> int:
         """A row that has ended well: a ladder that is stopped has a table of those.
@@ -42,7 +49,11 @@ class Page:
             Exit code of mtkd_report, 0 where there was no need for it.
         """
         self._rows.append(row)
-        return self.write(self._rows) if is_scored(row[1], self._path) else 0
+        if not is_scored(row[1], self._path):
+            return 0
+        if self._order:
+            return self.write(self._order, set(self._order) - set(self._rows))
+        return self.write(list(self._rows))
 
     def finish(self, rows: Sequence[tuple[str, Path]], lost: bool = False) -> int:
         """The page of all rows, once more where it lacks some.
@@ -51,14 +62,14 @@ class Page:
             rows: all of them, in their order.
             lost: whether some failed: they are named as not finished.
         """
-        if self._reported == len(rows) and self._rows == list(rows):
-            return 0
         unfinished = set(rows) - set(self._rows) if lost else set()
+        if self._last == (list(rows), unfinished):
+            return 0
         return self.write(rows, unfinished)
 
     def write(self, rows, unfinished=frozenset()) -> int:
         """The page of these rows; those that are not scored are named below."""
-        self._reported = len(rows)
+        self._last = (list(rows), set(unfinished))
         scored = [x for x in rows if x not in unfinished and is_scored(x[1])]
         missing = "; ".join(dict.fromkeys(n for n, d in rows if (n, d) not in scored))
         if missing:

@@ -48,18 +48,24 @@ def compare(row: Sequence[Path], other: Sequence[Path]) -> list[Difference]:
     Raises:
         DataError: no scores, no set in common, or other utterances or references.
     """
+    found = _compare(row, other)
+    if not found:
+        raise DataError(
+            f"{row[0]} and {other[0]}: no test set in common: "
+            f"{', '.join(find_score_dirs(row[0]))}; "
+            f"{', '.join(find_score_dirs(other[0]))}: decode both on one (stages 12 "
+            "and 13)"
+        )
+    return found
+
+
+def _compare(row: Sequence[Path], other: Sequence[Path]) -> list[Difference]:
     groups = [[find_score_dirs(asr_exp) for asr_exp in exps] for exps in (row, other)]
     sets = [
         same_sets(list(zip(exps, seeds, strict=True)))
         for exps, seeds in zip((row, other), groups, strict=True)
     ]
-    common = [dset for dset in sets[0] if dset in sets[1]]
-    if not common:
-        raise DataError(
-            f"{row[0]} and {other[0]}: no test set in common: {', '.join(sets[0])}; "
-            f"{', '.join(sets[1])}: decode both on one (stages 12 and 13)"
-        )
-    return [_difference(groups, dset) for dset in common]
+    return [_difference(groups, dset) for dset in sets[0] if dset in sets[1]]
 
 
 def _difference(groups, dset: str) -> Difference:
@@ -115,7 +121,7 @@ def pairs_table(
         other_student, _, other_what = other.rpartition(": ")
         if other_student != student:
             other_what = other
-        for found in compare(exps[name], exps[other]):
+        for found in _compare(exps[name], exps[other]):
             lines.append([student, what, other_what, found.dset, *cells(found)])
     columns = ["student", "row", "better than", "set", "by / points:", "interval:"]
     return table([*columns, "p:", "seed by seed", "drawn"], lines)

@@ -121,6 +121,8 @@ def test_rows_without_a_common_set_and_with_other_words_are_refused(tmp_path):
     a, b = write(tmp_path / "a", ones, "x"), write(tmp_path / "b", ones, "y")
     with pytest.raises(DataError, match="a and .*b: no test set in common: x; y"):
         compare.compare([a], [b])
+    rows = [("e: a", a), ("e: b", b)]  # a page of many rows is not lost for that
+    assert len(compare.pairs_table(rows, [("e: a", "e: b")]).splitlines()) == 2
     write(tmp_path / "a", ones, "y")
     path = a / "decode_asr/y/score_wer/result.txt"
     text = path.read_text().replace("s0-u0.3", "s0-u0.99")
