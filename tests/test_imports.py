@@ -15,7 +15,7 @@ LAYERS = (
     {"teachers"},
     {"targets"},
     {"student"},
-    {"pretraining", "results", "streaming"},
+    {"ladder", "pretraining", "results", "streaming"},
     {"transducer", "publish"},
     {"bin"},
 )
