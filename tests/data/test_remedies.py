@@ -185,8 +185,8 @@ def test_files_that_need_no_pipe(recipe, capsys, monkeypatch, tool, kind):
 
 
 @pytest.fixture
-def doctor(capsys):
-    """What it is called with, on a set whose last file is in stereo and in bad order."""
+def doctor():
+    """The doctor, and what it is called with."""
     return mtkd_doctor.main, "--data_dir", "data/train", "--out_dir", "stats"
 
 
