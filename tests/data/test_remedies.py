@@ -258,7 +258,11 @@ def test_files_that_were_cut(recipe, capsys, copy):
 FORMAT = "let asr.sh stage 3 write audio files", "scripts/audio/format_wav_scp.sh"
 
 
-@pytest.mark.remedy(*FORMAT, "expected '<utterance> <audio file>'")
+@pytest.mark.remedy(
+    "let asr.sh stage 3 write audio files",
+    "scripts/audio/format_wav_scp.sh",
+    "expected '<utterance> <audio file>'",
+)
 @pytest.mark.parametrize("kind", ["segments", "pipe"])
 def test_directories_that_stage_3_has_not_written(recipe, capsys, doctor, kind):
     """The command of the one message is what stage 3 of the other runs."""
