@@ -4,7 +4,8 @@ import re
 import shutil
 
 import pytest
-from sclite_scores import HYPOTHESES, needs_sclite, score
+import sclite_scores
+from sclite_scores import HYPOTHESES, REFERENCE, needs_sclite, score
 
 from espnet_mtkd.errors import DataError
 from espnet_mtkd.results import intervals, report
@@ -51,16 +52,14 @@ def test_other_decodings_are_removed(tmp_path):
 @pytest.mark.remedy(
     "reference words, as in", "score both against one reference (stage 13)"
 )
-def test_both_rows_are_scored_anew(tmp_path):
-    for name in ("s0", "s1"):
-        score(tmp_path / name, HYPOTHESES["taught"])
+def test_both_rows_are_scored_anew(tmp_path, monkeypatch):
+    other = ["PLEASE PRESS ONE NOW" if x.startswith("PLEASE") else x for x in REFERENCE]
+    score(tmp_path / "s0", HYPOTHESES["taught"])
+    with monkeypatch.context() as patch:
+        patch.setattr(sclite_scores, "REFERENCE", other)
+        score(tmp_path / "s1", HYPOTHESES["taught"])
     rows = [("e: a", tmp_path / "s0"), ("e: b", tmp_path / "s1")]
-    path = tmp_path / "s1/decode_asr/test/score_wer/result.txt"
-    text = path.read_text()
-    path.write_text(
-        text.replace("please", "please now").replace("PLEASE", "PLEASE NOW")
-    )
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match="score both against one reference"):
         intervals.intervals_table(rows)
     shutil.rmtree(tmp_path / "s1")
     score(tmp_path / "s1", HYPOTHESES["taught"])

@@ -122,14 +122,14 @@ def test_another_stream_is_opened(files):
     other.accept([foreign], [chunk])
     decoder.accept([decoder.open_stream()], [chunk])
     with torch.no_grad():
-        decoder.model.joint_network.lin_out.bias.fill_(float("nan"))
+        decoder.asr_model.joint_network.lin_out.bias.fill_(float("nan"))
     failed = decoder.open_stream()
     with pytest.raises(DataError):
         failed.accept(chunk)
     with pytest.raises(RuntimeError, match="open another stream"):
         failed.accept(chunk)
     with torch.no_grad():
-        decoder.model.joint_network.lin_out.bias.zero_()
+        decoder.asr_model.joint_network.lin_out.bias.zero_()
     decoder.open_stream().accept(chunk)
 
 
@@ -162,7 +162,7 @@ def test_the_path_of_the_bpe_model(files, tmp_path):
     text = tmp_path / "text"
     text.write_text("ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE\n" * 20)
     sentencepiece.SentencePieceTrainer.train(
-        input=str(text), model_prefix=str(tmp_path / "bpe"), vocab_size=24
+        input=str(text), model_prefix=str(tmp_path / "bpe"), vocab_size=20
     )
     config = yaml.safe_load(files[0].read_text())
     config.update(token_type="bpe", bpemodel="gone/bpe.model")
