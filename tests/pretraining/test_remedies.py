@@ -131,7 +131,9 @@ def test_samples_that_are_no_numbers(work, command, capsys, what):
 
 @pytest.mark.remedy("Exit code 3", "Lower optim_conf.lr")
 def test_a_learning_rate_that_is_too_high(command, capsys):
-    assert "Lower optim_conf.lr" in refused(command(optim_conf=dict(lr=1e30)), capsys)
+    assert "Lower optim_conf.lr" in refused(
+        command(optim_conf=dict(lr=1e30), max_epoch=2), capsys
+    )
     main(command(optim_conf=dict(lr=0.005)))
 
 
@@ -160,6 +162,7 @@ def test_another_encoder(work, command, capsys, what):
                 *("--checkpoint", str(work / "exp/valid.loss.best.pth")),
                 *("--mtkd_config", str(work / "exp/config.yaml")),
                 *("--asr_config", str(config)),
+                *("--wav_scp", str(work / "valid/wav.scp")),
             ]
         )
 
