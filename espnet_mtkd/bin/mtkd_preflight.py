@@ -32,6 +32,7 @@ def get_parser() -> argparse.ArgumentParser:
         default=[],
         help="Data directories whose audio files are not to end too early",
     )
+    parser.add_argument("--license", help="Of the model that is to be packed")
     parser.add_argument("--asr_config", type=Path, help="Config of stage 2")
     parser.add_argument(
         "--lengths",
@@ -67,6 +68,10 @@ def main(cmd=None):
         from espnet_mtkd.transducer.kept_options import parse_kept_words
 
         parse_kept_words(args.keep_teachers.split())
+    if args.license is not None:
+        from espnet_mtkd.publish.licences import hub_licence
+
+        hub_licence(args.license, "--license")
     check_data_dirs(args.data_dir)
     check_distinct(args.distinct)
     for data_dir in args.ends:

@@ -121,6 +121,7 @@ def main(cmd=None):
     from espnet_mtkd.transducer.extract_paths import TeacherTransducer
     from espnet_mtkd.transducer.pseudo import (
         Filters,
+        describe_kept,
         read_pseudo_labels,
         write_training_set,
     )
@@ -146,10 +147,15 @@ def main(cmd=None):
             teacher, data_dir, decoded, args.shape_dir or args.decode_dir, args.nj
         )
         labels[data_dir] = read_pseudo_labels(decoded, filters)
-        num_kept = sum(x.reason is None for x in labels[data_dir])
-        print(f"{data_dir}: {num_kept} of {len(labels[data_dir])} transcripts kept")
+        print(f"{data_dir}: {describe_kept(labels[data_dir])}")
     if references is None:
         write_training_set(args.labelled, labels, args.out_dir)
+        if not any(x.reason is None for found in labels.values() for x in found):
+            logging.warning(
+                "no transcript is kept, so %s is the labelled set alone: look at its "
+                "pseudo_labels.tsv, train the teacher further, or lower the filters",
+                args.out_dir,
+            )
         print(f"written: {args.out_dir}")
         return
     curve = format_curve(draw_curve(sum(labels.values(), []), references))

@@ -15,9 +15,10 @@ from espnet_mtkd.results.tables import table
 REPO = "USER/MODEL"  # stands in the card for the repository, until that is known
 STREAMING_ENCODER = "contextual_block_conformer"
 STUDENT_KEYS = (
-    *("frontend", "frontend_conf", "specaug_conf", "normalize", "encoder"),
-    *("encoder_conf", "decoder", "decoder_conf", "joint_net_conf", "model_conf"),
-    *("token_type", "max_epoch", "optim", "optim_conf", "scheduler", "scheduler_conf"),
+    *("frontend", "frontend_conf", "specaug", "specaug_conf", "normalize"),
+    *("encoder", "encoder_conf", "decoder", "decoder_conf", "joint_net_conf"),
+    *("model_conf", "token_type", "max_epoch", "optim", "optim_conf"),
+    *("scheduler", "scheduler_conf"),
 )
 # Of the streaming decoder: what was decoded, and where.
 LOCAL_ARGUMENTS = {

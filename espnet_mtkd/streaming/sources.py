@@ -77,7 +77,7 @@ def list_files(audio: list[str], wav_scp: Path | None) -> dict[str, Path]:
     """Utterance id -> file.
 
     Args:
-        audio: files, named by their stems.
+        audio: files, named by their stems, with '_' for spaces.
         wav_scp: Kaldi's list of files, in place of `audio`.
 
     Raises:
@@ -86,7 +86,8 @@ def list_files(audio: list[str], wav_scp: Path | None) -> dict[str, Path]:
     """
     if wav_scp:
         return {utt: Path(path) for utt, path in read_wav_scp(wav_scp).items()}
-    paths = {Path(path).stem: Path(path) for path in audio}
+    # An id with a space would end there for whoever reads --out.
+    paths = {"_".join(Path(path).stem.split()) or "_": Path(path) for path in audio}
     if len(paths) < len(audio):
         raise ConfigError("two audio files have one name: give them in a --wav_scp")
     return paths

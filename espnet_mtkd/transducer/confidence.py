@@ -16,7 +16,7 @@ from espnet_mtkd.data.audio import SAMPLE_RATE, prepare_audio
 from espnet_mtkd.data.kaldi import read_lines
 from espnet_mtkd.errors import DataError
 from espnet_mtkd.files import sha256_of, write_atomically
-from espnet_mtkd.targets.embeddings import progress, read_audio
+from espnet_mtkd.targets.embeddings import progress
 from espnet_mtkd.targets.plan import Utterance
 from espnet_mtkd.transducer.path import best_path, emission_frames
 
@@ -59,6 +59,7 @@ def score_hypotheses(
         shape_dir, nj: see `prepare_audio`.
 
     Raises:
+        ConfigError: logits that are not finite.
         DataError: no hypotheses, or not of this audio or of this teacher's tokens; see
             `prepare_audio` and `read_audio`.
     """
@@ -86,16 +87,17 @@ def score_hypotheses(
             if utt not in lengths:  # left out, with a warning, when audio was checked
                 continue
             labels = [int(x) for x in ids.split()]
-            if labels and max(labels) >= vocab_size:
+            other = [x for x in labels if not 0 <= x < vocab_size]
+            if other:
                 raise DataError(
                     f"{decode_dir / 'token_int'}: utterance {utt}: expected tokens "
-                    f"below {vocab_size}, as this teacher has, found {max(labels)}: "
+                    f"below {vocab_size}, as this teacher has, found {other[0]}: "
                     "give the teacher that decoded it (--asr_exp)"
                 )
             logp = []
             if labels:
                 audio = Utterance(utt, audios[utt], lengths[utt], 0)
-                logits = teacher.logits(read_audio(audio), labels)
+                logits = teacher.logits_of(audio, labels)
                 logp = score_tokens(logits, labels, teacher.model.blank_id).tolist()
             words = [
                 utt,
@@ -118,6 +120,8 @@ def read_scores(decode_dir: Path) -> dict[str, tuple[float, list[float]]]:
     for utt, line in read_lines(path, "what score_hypotheses writes").items():
         try:
             seconds, *logp = [float(x) for x in line.split()]
+            if any(math.isnan(x) for x in (seconds, *logp)):
+                raise ValueError("NaN")
         except ValueError as e:
             raise DataError(
                 f"{path}: utterance {utt}: expected seconds and log-probabilities, "

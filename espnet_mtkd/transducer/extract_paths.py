@@ -53,7 +53,7 @@ class TeacherTransducer:
                 f"{config}: expected decoder: transducer, found {args.decoder}"
             )
         self.model.eval()
-        self.device = device
+        self.device, self.model_file = device, model_file
         self._tokenize = ASRTask.build_preprocess_fn(args, train=False)
         self.frame_shift = measure_frame_shift(
             self.model.frontend, self.model.encoder, self.model.preencoder, device
@@ -80,6 +80,21 @@ class TeacherTransducer:
         g_BUD = self.model.decoder(tokens)
         joint = self.model.joint_network
         return joint(h_BTD.unsqueeze(2), g_BUD.unsqueeze(1))[0].float()
+
+    def logits_of(self, utt: Utterance, labels_U) -> torch.Tensor:
+        """`logits` of an utterance's audio file.
+
+        Raises:
+            ConfigError: they are not finite, and so mean nothing.
+            DataError: see `read_audio`.
+        """
+        logits_TUV = self.logits(read_audio(utt), labels_U)
+        if not bool(logits_TUV.isfinite().all()):
+            raise ConfigError(
+                "teacher transducer: expected finite logits, found NaN or infinity for "
+                f"utterance {utt.utt}: is {self.model_file} damaged?"
+            )
+        return logits_TUV
 
 
 def find_path(logits_TUV, labels_U, blank: int, num_tokens: int):
@@ -133,7 +148,7 @@ def extract_paths(
         Whether the store is finished.
 
     Raises:
-        ConfigError: `num_tokens` out of range.
+        ConfigError: `num_tokens` out of range, or logits that are not finite.
         DataError: more than 0.1 % of the utterances have no path; they are named.
         TargetStoreError, DiskError: as for `espnet_mtkd.targets.extract.extract`.
     """
@@ -185,7 +200,7 @@ def _row(teacher, utt: Utterance, labels, num_tokens: int):
     }
     if len(labels) == 0:
         return empty, "empty transcript"
-    logits = teacher.logits(read_audio(utt), labels)
+    logits = teacher.logits_of(utt, labels)
     if len(labels) > len(logits):
         return empty, f"{len(labels)} labels, but {len(logits)} frames"
     nodes, logp = find_path(logits, labels, teacher.model.blank_id, num_tokens)

@@ -6,6 +6,7 @@ slower than speech, and words said again and again, are what a transducer writes
 it understands nothing.
 """
 
+import collections
 import dataclasses
 import math
 from pathlib import Path
@@ -136,6 +137,15 @@ def read_pseudo_labels(decode_dir: Path, filters: Filters) -> list[PseudoLabel]:
             reason = NOT_CONFIDENT
         labels.append(PseudoLabel(utt, text, seconds, len(tokens), confidence, reason))
     return labels
+
+
+def describe_kept(labels: list[PseudoLabel]) -> str:
+    """How many are kept, and of the others how many for which reason, for the log."""
+    reasons = collections.Counter(x.reason for x in labels if x.reason is not None)
+    others = ", ".join(f"{num} {reason}" for reason, num in reasons.most_common())
+    num_kept = len(labels) - reasons.total()
+    text = f"{num_kept} of {len(labels)} transcripts kept"
+    return f"{text} (not: {others})" if others else text
 
 
 def write_training_set(

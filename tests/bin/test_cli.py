@@ -31,7 +31,7 @@ FLAGS = {
     "mtkd_pack": "asr_exp asr_model_file mtkd_exp mtkd_model_file kd_teacher_exp out "
     "license language corpus dataset title limits teacher inference_config "
     "inference_args ignore_names",
-    "mtkd_preflight": "teachers data_dir distinct ends asr_config lengths",
+    "mtkd_preflight": "teachers data_dir distinct ends license asr_config lengths",
     "mtkd_pseudo_label": "labelled unlabelled decode_dir asr_exp model_file "
     "shape_dir min_confidence min_tokens_per_second max_tokens_per_second max_repeats "
     "out_dir reference curve ngpu nj",

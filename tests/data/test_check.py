@@ -127,3 +127,11 @@ def test_the_command_looks_at_teachers_and_data(
     (tmp_path / "no.pt").symlink_to(checkpoints["hubert_local"])
     monkeypatch.chdir(tmp_path)
     main(["--teachers", str(teachers), "--data_dir", str(tmp_path / "train")])
+
+
+def test_a_licence_that_the_hub_does_not_know_is_told_at_the_start(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--license", "cc-by-4"])
+    assert end.value.code == 2
+    assert "--license: expected an identifier of the Hub" in capsys.readouterr().err
+    main(["--license", "CC-BY-4.0"])

@@ -184,6 +184,13 @@ def test_what_an_editor_leaves_in_local_changes_nothing(recipe):
     assert planned(run(recipe, dry_run="true")) == {1}
 
 
+@pytest.mark.parametrize("factors", ["0 1.0", "0.9 1 1.0"])
+def test_speeds_that_no_corpus_can_have_are_refused_at_once(recipe, factors):
+    result = run(recipe, speed_perturb_factors=factors)
+    assert result.returncode == 2 and calls(recipe) == []
+    assert "--speed_perturb_factors: " in result.stdout
+
+
 def test_a_training_with_other_settings_is_refused_before_anything_runs(recipe):
     (recipe / "checkpoints").touch()
     assert run(recipe, asr_tag="a").returncode == 0

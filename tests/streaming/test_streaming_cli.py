@@ -13,7 +13,9 @@ import soundfile
 import streaming_models as models
 
 from espnet_mtkd.bin.mtkd_asr_stream import main
+from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.streaming import Speech2TextStreamingTransducer
+from espnet_mtkd.streaming.sources import list_files
 
 RATE = builders.SAMPLE_RATE
 
@@ -181,6 +183,14 @@ def test_half_a_sample_on_standard_input_ends_with_code_4(flags, monkeypatch, ca
     with pytest.raises(SystemExit) as end:
         main([*flags, "-"])
     assert end.value.code == 4 and "odd number of bytes" in capsys.readouterr().err
+
+
+def test_a_files_name_with_spaces_is_one_id():
+    """Else the rest of the name would be read as words of the transcript."""
+    paths = list_files(["a/my  first speech.wav", "b.wav"], None)
+    assert list(paths) == ["my_first_speech", "b"]
+    with pytest.raises(ConfigError, match="one name"):
+        list_files(["my speech.wav", "my_speech.flac"], None)
 
 
 @pytest.mark.parametrize(

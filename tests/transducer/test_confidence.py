@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import re
+import shutil
 
 import builders
 import numpy as np
@@ -13,8 +14,14 @@ import streaming_models as models
 import torch
 
 from espnet_mtkd.bin import mtkd_espnet, mtkd_pseudo_label
+from espnet_mtkd.bin import mtkd_extract_paths as extract
 from espnet_mtkd.data.kaldi import read_lines
-from espnet_mtkd.transducer.confidence import mean_probability, score_tokens
+from espnet_mtkd.errors import DataError
+from espnet_mtkd.transducer.confidence import (
+    mean_probability,
+    read_scores,
+    score_tokens,
+)
 from espnet_mtkd.transducer.extract_paths import TeacherTransducer
 
 V = 12
@@ -187,6 +194,7 @@ def test_scores_are_written_once_for_the_same_hypotheses(world):
     "change, code, message",
     [
         (("token_int", "utt32_00 99\n"), 4, "expected tokens below 14, .* found 99"),
+        (("token_int", "utt32_00 3 -1\n"), 4, "expected tokens below 14, .* found -1"),
         (("token_int", "other 3\n"), 4, "utterance other is not in"),
         (("token_int", None), 4, "token_int: no such file: expected what asr.sh"),
         (("text", None), 4, "text: no such file"),
@@ -280,6 +288,38 @@ def test_a_reference_is_whole_and_makes_no_training_set(world, capsys):
     mtkd_pseudo_label.main(less)
     assert "is required (without --reference)" in refusal(less[:-2], capsys)
     mtkd_pseudo_label.main(words)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_teacher_whose_logits_mean_nothing_is_refused(world, tmp_path, capsys, value):
+    """NaN would be a confidence of 1, and paths through a lattice of NaN."""
+    exp = tmp_path / "exp/asr_teacher"
+    shutil.copytree(world / "exp/asr_teacher", exp)
+    weights = torch.load(exp / "valid.loss.ave.pth")
+    weights["joint_network.lin_out.bias"][5] = value
+    torch.save(weights, exp / "valid.loss.ave.pth")
+    out = exp / "decode/unlabelled_a"
+    out.mkdir(parents=True)
+    for file in ("text", "token_int"):
+        (out / file).write_text("utt32_00 3\n")
+    arguments = command(world, "nan", "--decode_dir", str(out.parent))
+    paths = ["--asr_exp", str(exp), "--data_dir", str(world / "train")]
+    paths += ["--out_dir", str(tmp_path / "paths")]
+    for main, words in ((mtkd_pseudo_label.main, arguments), (extract.main, paths)):
+        with pytest.raises(SystemExit) as end:
+            main(words)
+        assert end.value.code == 2
+        assert re.search(
+            "finite logits, .* utt3[12]_00: is .*valid.loss.ave.pth damaged",
+            capsys.readouterr().err,
+        )
+    assert not (out / "token_logp").exists()
+
+
+def test_scores_that_are_no_numbers_are_not_believed(tmp_path):
+    (tmp_path / "token_logp").write_text("a 1.5 -0.1 nan\n")
+    with pytest.raises(DataError, match="utterance a: expected seconds and log-"):
+        read_scores(tmp_path)
 
 
 def test_the_curve_of_a_set_with_text(world, capsys):

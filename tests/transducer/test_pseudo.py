@@ -7,7 +7,9 @@ import pytest
 from espnet_mtkd.errors import ConfigError, DataError
 from espnet_mtkd.transducer.pseudo import (
     Filters,
+    PseudoLabel,
     count_repeats,
+    describe_kept,
     read_pseudo_labels,
     write_training_set,
 )
@@ -49,6 +51,15 @@ def read(sets, *filters):
 def write(sets):
     labels = {sets / "unlabelled_x": read(sets)}
     write_training_set(sets / "train", labels, sets / "out")
+
+
+def test_the_log_says_why_transcripts_are_left_out():
+    reasons = [None, "empty", "not confident", "not confident"]
+    labels = [PseudoLabel(str(i), "A", 1.0, 1, 0.5, x) for i, x in enumerate(reasons)]
+    assert describe_kept(labels) == (
+        "1 of 4 transcripts kept (not: 2 not confident, 1 empty)"
+    )
+    assert describe_kept(labels[:1]) == "1 of 1 transcripts kept"
 
 
 def test_confident_transcripts_join_the_training_set(sets):

@@ -127,7 +127,10 @@ awk -v a="${min_wav_duration}" -v b="${max_wav_duration}" 'BEGIN { exit !(a < b)
 for name in ${speed_perturb_factors}; do
     [[ ${name} =~ ^[0-9]*\.?[0-9]+$ ]] || fail "--speed_perturb_factors: expected numbers," \
         "separated by spaces, found '${speed_perturb_factors}'"
+    [[ ${name} =~ [1-9] ]] || fail "--speed_perturb_factors: expected numbers above 0, found '${name}'"
 done
+_repeated=$(tr -s ' ' '\n' <<< "${speed_perturb_factors}" | awk 'NF && ++found[$1 + 0] == 2')
+[ -z "${_repeated}" ] || fail "--speed_perturb_factors: ${_repeated} stands there twice"
 for name in ${skip_stages}; do
     [[ ${name} =~ ^[1-9][0-9]?$ ]] || fail "--skip_stages: expected numbers of stages," \
         "separated by spaces, found '${skip_stages}'"
@@ -575,7 +578,7 @@ label_unlabelled() {
                 --out_dir "${dumpdir}/raw/${kd_train_set}${_sp}" \
                 --shape_dir "${mtkd_stats_dir}" --nj "${nj}" \
                 --ngpu "$((ngpu > 0 ? 1 : 0))" ${pseudo_args}
-    grep 'transcripts kept$' "${decoded}/pseudo_label.log" || true
+    grep -E 'transcripts kept|no transcript is kept' "${decoded}/pseudo_label.log" || true
     asr 10 --asr_config "${stats_config}" --asr_args "${stats_args}" --feats_normalize global_mvn \
         --train_set "${kd_train_set}" --asr_stats_dir "${kd_stats_dir}"
     # The encoder was pre-trained on features normalised by the labelled set's statistics.
@@ -683,6 +686,7 @@ preflight() {
     fi
     if is_asked 14; then
         [ -n "${license}" ] || fail "--license is required by stage 14: the model's, e.g. cc-by-4.0"
+        arguments+=(--license "${license}")
     fi
     if is_asked 15; then
         [ -n "${hf_repo}" ] || fail "--hf_repo is required by stage 15: user/model"
