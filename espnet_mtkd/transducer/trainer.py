@@ -3,21 +3,20 @@
 import dataclasses
 from pathlib import Path
 
-from espnet2.train.trainer import TrainerOptions
 from espnet2.utils.build_dataclass import build_dataclass
 
 from espnet_mtkd.data.kaldi import read_lengths
-from espnet_mtkd.pretraining.schedule import ScheduleTrainer
+from espnet_mtkd.training.trainer import SurvivingOptions, SurvivingTrainer
 
 
 @dataclasses.dataclass
-class PathTrainerOptions(TrainerOptions):
+class PathTrainerOptions(SurvivingOptions):
     """ESPnet's, and where the lengths of the training set stand."""
 
     train_shape_file: list
 
 
-class PathTrainer(ScheduleTrainer):
+class PathTrainer(SurvivingTrainer):
     """Looks whether every utterance has its path, then trains as ESPnet does."""
 
     @classmethod
