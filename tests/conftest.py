@@ -32,6 +32,7 @@ WHOLE = (
     *("test_stored_targets_teach_what_live", "test_first_two_epochs_and_the_resumed"),
     *("test_options_of_run_sh_exist", "test_launch.py", "test_ctrl_c_"),
     *("test_lines_are_there_before_the_end", "test_a_second_extraction_changes"),
+    *("tests/transducer/test_kept.py", "test_paths_and_kept_teachers_go"),
     *("test_intervals_by_speaker_hold", "test_the_shift_is_hop_times_strides"),
 )
 

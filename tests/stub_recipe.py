@@ -16,7 +16,8 @@ ASR_SH = """#!/usr/bin/env bash
 set -e
 while [ $# -gt 0 ]; do printf -v "o_${1#--}" %s "$2"; shift 2; done
 sets="${o_train_set} ${o_valid_set} ${o_test_sets}"
-echo "asr ${o_stage} sets=${sets// /,} exp=${o_asr_exp}" >> calls
+args=${o_asr_args// /,}
+echo "asr ${o_stage} sets=${sets// /,} exp=${o_asr_exp} args=${args}" >> calls
 case ${o_stage} in
     3 | 4)
         for x in ${sets}; do

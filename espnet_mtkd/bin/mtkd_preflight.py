@@ -47,6 +47,9 @@ def get_parser() -> argparse.ArgumentParser:
         default=[],
         help="Data directories that are to become one, so that no id may be in two",
     )
+    parser.add_argument(
+        "--keep_teachers", help="What mtkd.sh has as --keep_teachers, to be read"
+    )
     return parser
 
 
@@ -60,6 +63,10 @@ def main(cmd=None):
     if args.teachers:
         for teacher in parse_teachers(args.teachers):
             check_files(teacher)
+    if args.keep_teachers:
+        from espnet_mtkd.transducer.kept_options import parse_kept_words
+
+        parse_kept_words(args.keep_teachers.split())
     check_data_dirs(args.data_dir)
     check_distinct(args.distinct)
     for data_dir in args.ends:

@@ -153,14 +153,7 @@ class MTKDTask(SpawnedErrors, AutomaticSteps, AbsTask):
             {**vars(c), "layers": None if c.layers is None else list(c.layers)}
             for c in configs
         ]
-        as_codes = args.target_type == "codes"
-        if args.targets_dir is None:
-            live = TeacherPool(configs)
-            teachers = TargetMemory(live, args.teacher_memory_mb * 10**6)
-        else:
-            teachers = TeacherPool(
-                configs, lambda c: CachedTeacher(c, args.targets_dir, as_codes)
-            )
+        teachers = load_teachers(args, configs)
         frontend, specaug, normalize, encoder = build_student(args)
         model = ESPnetMTKDModel(
             frontend=frontend,
@@ -184,6 +177,22 @@ class MTKDTask(SpawnedErrors, AutomaticSteps, AbsTask):
         if args.init is not None:
             initialize(model, args.init)
         return model
+
+
+def load_teachers(args: argparse.Namespace, configs):
+    """The teachers of a stage 1: its stored targets, or live ones with their memory.
+
+    Args:
+        args: of stage 1, as its `config.yaml` has them.
+        configs: of `parse_teachers`.
+
+    Raises:
+        ConfigError, TargetStoreError: see `S3PRLTeacher` and `CachedTeacher`.
+    """
+    if args.targets_dir is None:
+        return TargetMemory(TeacherPool(configs), args.teacher_memory_mb * 10**6)
+    as_codes = args.target_type == "codes"
+    return TeacherPool(configs, lambda c: CachedTeacher(c, args.targets_dir, as_codes))
 
 
 def objective_options(args: argparse.Namespace) -> dict:

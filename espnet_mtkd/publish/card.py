@@ -166,7 +166,7 @@ def _teachers(facts: CardFacts) -> str:
                 link,
                 f"{t.origin.licence}{note}",
                 t.role,
-                layers if t.role == "embeddings" else "",
+                layers if t.role.startswith("embeddings") else "",
             ]
         )
     columns = [

@@ -207,7 +207,21 @@ def list_teachers(
         _teacher(f"part_{i}" if i else "part", model, corrections, IN_MODEL)
         for i, model in enumerate(foundation_models(asr_config))
     ]
-    teachers += _embedding_teachers(mtkd_config or {}, corrections)
+    role = "embeddings"
+    began = {Path(file).parent.name for _, file in lineage.sources}
+    kept_of_others = []
+    for where, file in lineage.kept:
+        if Path(file).parent.name in began:
+            role = "embeddings, in both stages"
+        else:
+            kept_of_others.append((where, file))
+    teachers += _embedding_teachers(mtkd_config or {}, corrections, role)
+    for where, file in kept_of_others:
+        folder = find_folder(Path(file).parent, where.parent, root)
+        config = {} if folder is None else read_yaml(folder / "config.yaml")
+        role = "embeddings, in stage 2"
+        found = _embedding_teachers(config, corrections, role)
+        teachers += found or [_teacher("kept_teacher", nothing, corrections, role)]
     if lineage.sources and mtkd_config is None:
         teachers.append(_teacher(INITIAL, nothing, corrections, "initial weights"))
     roles = ["alignment paths"] if lineage.path_targets else []

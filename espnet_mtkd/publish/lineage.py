@@ -1,6 +1,7 @@
 """What a student began with and learnt from, as its own configs say."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_mtkd.errors import ConfigError
@@ -20,12 +21,14 @@ class Lineage:
             hand: stage 1, or unknown.
         path_targets: (config, directory) of stored paths; None: none were learnt.
         pseudo_labels: (config, data directory) with transcripts by a teacher.
+        kept: (config, file) of stages 1 whose teachers were learnt from in stage 2 too.
     """
 
     configs: list[tuple[Path, dict]]
     sources: list[tuple[Path, str]]
     path_targets: tuple[Path, str] | None
     pseudo_labels: tuple[Path, Path] | None
+    kept: Sequence[tuple[Path, str]] = ()
 
 
 def find_folder(folder: Path, near: Path, root: Path) -> Path | None:
@@ -86,7 +89,10 @@ def trace_lineage(asr_exp: Path, root: Path) -> Lineage:
         if is_pseudo_labelled(data_dir)
     ]
     first = [x[0] if x else None for x in (paths, pseudo)]
-    return Lineage(configs, list(dict.fromkeys(sources)), *first)
+    kept = [
+        (w, c["keep_teachers_from"]) for w, c in configs if c.get("keep_teachers_from")
+    ]
+    return Lineage(configs, list(dict.fromkeys(sources)), *first, kept)
 
 
 def check_stage1(

@@ -121,11 +121,16 @@ class CachedTeacher:
             out[spec.name] = (target if self.as_codes else target.float(), lengths_B)
         return out
 
-    def check_lengths(self, name: str, lengths: dict[str, int]) -> None:
+    @property
+    def data_sets(self) -> set[str]:
+        """Names of the data sets whose targets are stored."""
+        return set(self._by_name)
+
+    def check_lengths(self, name: str | None, lengths: dict[str, int]) -> None:
         """Refuse a data set whose targets are not all stored, before any are read.
 
         Args:
-            name: of the data set.
+            name: of the data set; None: of several, found by their ids alone.
             lengths: utterance -> samples at 16 kHz.
 
         Raises:
@@ -134,13 +139,14 @@ class CachedTeacher:
         """
         missing, changed = [], []
         for utt, num_samples in lengths.items():
-            store, key = self._find(f"{name}/{utt}")
+            given = utt if name is None else f"{name}/{utt}"
+            store, key = self._find(given, num_samples)
             stored = None if store is None else store.num_samples_of(key)
             if stored is None:
                 missing.append(utt)
             elif stored != num_samples:
                 changed.append(f"{utt} ({num_samples} samples, then {stored})")
-        of_all = f"of {len(lengths)} utterances of {name}"
+        of_all = f"of {len(lengths)} utterances of {name or 'the training set'}"
         if missing:
             raise TargetStoreError(
                 f"{len(missing)} {of_all} have no targets of teacher "
@@ -155,7 +161,7 @@ class CachedTeacher:
             )
 
     def _read(self, utt: str, num_samples: int) -> dict[str, np.ndarray]:
-        store, key = self._find(utt)
+        store, key = self._find(utt, num_samples)
         row = store.read(key, num_samples) if store is not None else None
         if row is not None:
             return row
@@ -164,18 +170,25 @@ class CachedTeacher:
             f"{self._folders()}: run mtkd_extract for its data directory (stage 8)"
         )
 
-    def _find(self, utt: str) -> tuple[TargetStore | None, str]:
-        """The store that has to have an utterance, and its id there."""
+    def _find(self, utt: str, num_samples: int) -> tuple[TargetStore | None, str]:
+        """The store that has to have an utterance, and its id there.
+
+        Without its data set, of several that have the id, the one that heard as much.
+        """
         name, _, rest = utt.partition("/")
         if rest and name in self._by_name:
             return self._by_name[name], rest
         # An id without its data set.
         found = [s for s in self.stores if s.find(utt) is not None]
         if len(found) > 1:
+            same = [s for s in found if s.num_samples_of(utt) == num_samples]
+            found = same or found
+        if len(found) > 1:
             raise TargetStoreError(
                 f"utterance {utt}: targets of teacher '{self.config.name}' in "
                 f"{' and '.join(str(s.folder) for s in found)}: expected "
-                "'<data set>/<utterance>', which tells these apart"
+                "'<data set>/<utterance>', which tells these apart, or the targets of "
+                "one of these sets alone in the directory (--targets_dir)"
             )
         return (found[0] if found else None), utt
 

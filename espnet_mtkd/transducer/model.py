@@ -1,6 +1,6 @@
-"""ESPnet's ASR model while it is trained: path distillation, the loss in slices.
+"""ESPnet's ASR model while it is trained: path distillation, kept teachers, slices.
 
-It adds no parameter and no buffer, so what it saves is a stock ESPnet model.
+What it saves is a stock ESPnet model: heads of kept teachers are no part of its files.
 """
 
 import dataclasses
@@ -14,6 +14,12 @@ from espnet2.asr_transducer.utils import get_transducer_task_io
 from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.student.frames import measure_frame_shift
 from espnet_mtkd.transducer.kd import VARIANTS, path_kd_loss, place_nodes
+from espnet_mtkd.transducer.kept import (
+    NAME,
+    KeptTeachers,
+    hide_from_state_dict,
+    mean_over_processes,
+)
 from espnet_mtkd.transducer.paths import PathStores
 from espnet_mtkd.transducer.rnnt import sliced_transducer_loss
 
@@ -66,6 +72,17 @@ class ESPnetMTKDTransducerModel(ESPnetASRModel):
     is_sliced = False
     _batch = None
     _kd_loss = None
+    _encoded = None
+
+    @property
+    def kept(self) -> KeptTeachers | None:
+        """Teachers of stage 1 whose loss goes on, if there are any."""
+        return self._modules.get(NAME)
+
+    def keep_teachers(self, kept: KeptTeachers) -> None:
+        """Add stage 1's objective to the training loss."""
+        self.add_module(NAME, kept)
+        hide_from_state_dict(self)
 
     def distil_from(self, paths: PathStores, kd: PathKDConfig) -> None:
         """Add the distance to stored teacher paths to the training loss.
@@ -95,17 +112,25 @@ class ESPnetMTKDTransducerModel(ESPnetASRModel):
                 len(paths.tokens),
             )
 
-    def forward(self, speech, speech_lengths, text, text_lengths, **kwargs):
-        """As `ESPnetASRModel.forward`; `utt_id` of `kwargs` finds the paths.
+    def forward(
+        self, speech, speech_lengths, text, text_lengths, unlabelled=(), **kwargs
+    ):
+        """As `ESPnetASRModel.forward`; `utt_id` of `kwargs` finds paths and targets.
 
-        Validation leaves the paths out, so that models trained with and without them
-        are selected alike.
+        Validation leaves both out of the loss, so that models trained with and without
+        them are selected alike.
+
+        Args:
+            speech, speech_lengths, text, text_lengths, kwargs: as ESPnet's.
+            unlabelled: batches {`speech`, `speech_lengths`, `utt_id`}, of which the
+                kept teachers' loss alone is learnt.
 
         Raises:
-            TargetStoreError, DataError: see `PathStores.read` and `path_kd`.
+            TargetStoreError, DataError: see `PathStores.read`, `path_kd` and
+                `KeptTeachers`.
         """
         self._batch = kwargs.get("utt_id"), speech_lengths.tolist()
-        self._kd_loss = None
+        self._kd_loss = self._encoded = None
         loss, stats, weight = super().forward(
             speech, speech_lengths, text, text_lengths, **kwargs
         )
@@ -113,8 +138,56 @@ class ESPnetMTKDTransducerModel(ESPnetASRModel):
             loss = loss + self.kd.weight * self._kd_loss
             stats["loss_path_kd"] = self._kd_loss.detach()[None]
             stats["loss"] = loss.detach()
-        self._batch = self._kd_loss = None
+        if self.kept is not None:
+            added, more = self.kept_loss(
+                dict(
+                    speech=speech,
+                    speech_lengths=speech_lengths,
+                    utt_id=self.kept.name_ids(kwargs["utt_id"]),
+                ),
+                unlabelled,
+            )
+            stats.update(more)
+            if self.training:
+                loss = loss + added
+                stats["loss"] = loss.detach()
+        self._batch = self._kd_loss = self._encoded = None
         return loss, stats, weight
+
+    def encode(self, speech, speech_lengths):
+        """As `ESPnetASRModel.encode`; the output is there for the kept teachers too."""
+        out, lengths = super().encode(speech, speech_lengths)
+        if self.kept is not None:
+            # A pair with the blocks' outputs, for intermediate CTC.
+            self._encoded = (out[0] if isinstance(out, tuple) else out), lengths
+        return out, lengths
+
+    def kept_loss(self, labelled: dict, unlabelled):
+        """The kept teachers' loss, weighted, over the frames of all these batches.
+
+        Args:
+            labelled: the batch whose encoder output `encode` has left.
+            unlabelled: as in `forward`.
+
+        Returns:
+            Scalar, and statistics of the labelled batch.
+        """
+        kept = self.kept
+        if not kept.is_wanted:
+            return kept.nothing(), {}
+        loss, stats, num_frames = kept(*self._encoded, **labelled)
+        total = loss * num_frames
+        for batch in unlabelled:
+            self.encode(batch["speech"], batch["speech_lengths"])
+            loss, _, more = kept(*self._encoded, **batch)
+            total, num_frames = total + loss * more, num_frames + more
+        loss = total / num_frames.clamp(min=1)
+        if self.training:
+            batch_size = len(labelled["speech"])
+            loss = mean_over_processes(loss, num_frames, batch_size)
+        stats = {k: v.reshape(1) for k, v in stats.items()}
+        stats["loss_kept"] = loss.detach().reshape(1)
+        return kept.weight * loss, stats
 
     def _calc_transducer_loss(self, encoder_out, encoder_out_lens, labels):
         decoder_in, target, t_len, u_len = get_transducer_task_io(

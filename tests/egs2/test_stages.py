@@ -49,6 +49,7 @@ CHANGES = {
     **dict(asr_config=("conf/other_asr.yaml", {10, 11}), asr_args=("--x 1", {11})),
     **dict(head_args=("--x 1", {11}), finetune_args=("--x 1", {11})),
     **dict(feats_normalize=("utterance_mvn", {9, 11})),
+    **dict(keep_teachers=("weight=100 decay=linear", {11})),
     **dict(kd_teacher_exp=("exp/asr_teacher2", {11})),
     **dict(kd_teacher_model=("valid.loss.best.pth", {11}), kd_args=("--x 1", {11})),
     **dict(paths_args=("--num_tokens 4", {11}), pseudo_labels=("false", {11})),
@@ -184,6 +185,35 @@ def test_a_training_with_other_settings_is_refused_before_anything_runs(recipe):
         assert named in message
         assert message.index("another name") < message.index("or remove")
         assert calls(recipe) == []
+
+
+def test_kept_teachers_reach_the_part_whose_encoder_learns(recipe):
+    result = run(recipe, keep_teachers="weight=100 until=0.5", mtkd_tag="m")
+    assert result.returncode == 0, result.stdout[-2000:]
+    head, whole = (x for x in calls(recipe) if x.startswith("asr 11"))
+    assert "/head " in head and "keep_teachers" not in head
+    checkpoint = "exp/mtkd_m/valid.loss.best.pth"
+    words = (
+        f"--keep_teachers_from,{checkpoint}",
+        "--keep_teachers_conf,weight=100,--keep_teachers_conf,until=0.5,",
+    )
+    assert ",".join(words) in whole
+    assert "exp/asr_m_keepweight100until0.5_" in whole
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(teachers="none", keep_teachers="weight=3"), "with --teachers none"),
+        (dict(keep_teachers="wieght=3"), "did you mean 'weight'?"),
+        (dict(keep_teachers="true"), "expected words <key>=<value>"),
+        (dict(keep_teachers="weight=3 unlabelled=0.5"), "needs --unlabelled_sets"),
+    ],
+)
+def test_kept_teachers_that_mean_nothing_are_refused_at_once(recipe, options, message):
+    result = run(recipe, **options)
+    assert result.returncode == 2 and message in result.stdout
+    assert calls(recipe) == []
 
 
 @pytest.mark.parametrize("name", ["wav.scp", "text", "audio"])

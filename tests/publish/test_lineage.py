@@ -119,6 +119,24 @@ def test_pseudo_labels_are_named(own_recipe):
     assert "h; 2 with a teacher's transcript" in section(card, "Data")
 
 
+@pytest.mark.parametrize("stage1", ["mtkd_tiny", "mtkd_other", "mtkd_gone"])
+def test_kept_teachers_are_named(own_recipe, stage1):
+    """Of the stage 1 that the student began with, of another, of one that is gone."""
+    hubert = dict(name="hubert", upstream="hubert_base", layers=[3])
+    write_config(own_recipe, "mtkd_other", dict(teachers=[hubert]))
+    file = f"exp/{stage1}/valid.loss.best.pth"
+    edit_config(own_recipe, "asr_tiny", keep_teachers_from=file)
+    card = pack(own_recipe)
+    whisper, wavlm = row(card, "whisper"), row(card, "wavlm")
+    if stage1 == "mtkd_tiny":
+        assert whisper[3] == wavlm[3] == "embeddings, in both stages"
+        assert wavlm[4] == "9, 18"
+    else:
+        assert whisper[3] == wavlm[3] == "embeddings"
+        name = "hubert" if stage1 == "mtkd_other" else "kept_teacher"
+        assert row(card, name)[3] == "embeddings, in stage 2"
+
+
 def drop_init(root, command):
     edit_config(root, "asr_tiny", init_param=[])
 

@@ -286,6 +286,24 @@ def test_a_distilled_student_is_a_stock_model(data, paths, tmp_path, encoder):
     assert decode(builders.speech_like(1.0, 1))
 
 
+def test_paths_and_kept_teachers_go_together(data, paths, stage1, tmp_path):
+    """The teachers run here, for a stage 1 on other audio; ESPnet's own intermediate
+    CTC stands beside both."""
+    conf = dict(builders.ENCODERS["conformer"], interctc_layer_idx=[1])
+    config = builders.asr_config("conformer", encoder_conf=conf)
+    config["model_conf"] = dict(config["model_conf"], interctc_weight=0.3)
+    first = stage1("conformer").best
+    extra = ("--path_targets_dir", str(paths), "--keep_teachers_from", str(first))
+    exp = train(data, tmp_path / "kd", config, *extra)
+    reporter = torch.load(exp / "checkpoint.pth", weights_only=False)["reporter"]
+    stats = reporter["stats"][1]["train"]
+    assert stats["loss_interctc_layer1"] > 0
+    ctc = 0.7 * stats["loss_ctc"] + 0.3 * stats["loss_interctc_layer1"]
+    expected = stats["loss_transducer"] + 0.3 * ctc
+    expected += 0.5 * stats["loss_path_kd"] + 300 * stats["loss_kept"]
+    assert stats["loss"] == pytest.approx(expected, rel=1e-4)
+
+
 def test_paths_change_the_training_and_slices_do_not(data, paths, tmp_path):
     plain = load(train_student(data, tmp_path / "plain"))
     sliced = load(

@@ -155,6 +155,14 @@ fi
 if "${pseudo_labels}" && { [ -z "${kd_teacher_exp}" ] || [ -z "${unlabelled_sets}" ]; }; then
     fail "--pseudo_labels true needs --kd_teacher_exp and --unlabelled_sets"
 fi
+if [ -n "${keep_teachers}" ] && [ "${teachers}" = none ]; then
+    fail "--keep_teachers: expected nothing with --teachers none, which has no stage 1 whose" \
+        "teachers could be kept, found '${keep_teachers}'"
+fi
+if [[ " ${keep_teachers}" = *" unlabelled="* && ! "${keep_teachers} " =~ unlabelled=[0.]+" " ]] \
+    && [ -z "${unlabelled_sets}" ]; then
+    fail "--keep_teachers: 'unlabelled' needs --unlabelled_sets, found '${keep_teachers}'"
+fi
 if [ -z "${num_threads}" ]; then
     if [ "${ngpu}" -eq 0 ]; then num_threads=$(nproc); else num_threads=1; fi
 fi
@@ -209,6 +217,7 @@ if [ -z "${asr_tag}" ]; then
     asr_tag=${mtkd_tag}
     [ "${teachers}" != none ] || asr_tag=${_student}_scratch${_seed}
     [ -z "${kd_teacher_exp}" ] || asr_tag+=_kd$(_args_tag "${paths_args}" "${kd_args}")
+    [ -z "${keep_teachers}" ] || asr_tag+=_keep$(_args_tag "${keep_teachers}")
     ! "${pseudo_labels}" || asr_tag+=_pseudo$(_args_tag "${pseudo_args}")
     asr_tag+=$(_args_tag "${asr_args}")
     [ "${head_args}" = "${_head_args}" ] || asr_tag+=_head$(_args_tag "${head_args}")
@@ -261,6 +270,11 @@ if [ "${teachers}" = none ]; then
 fi
 kd_asr_args=
 [ -z "${kd_teacher_exp}" ] || kd_asr_args=" --path_targets_dir ${paths_dir} ${kd_args}"
+kept_args=
+if [ -n "${keep_teachers}" ]; then
+    kept_args="--keep_teachers_from ${mtkd_exp}/${pretrained_checkpoint}"
+    for name in ${keep_teachers}; do kept_args+=" --keep_teachers_conf ${name}"; done
+fi
 
 "${skip_data_prep}" && skip_stages+=" 1 2 3 4 5 "
 "${skip_train}" && skip_stages+=" 2 6 7 8 9 10 11 "
@@ -322,6 +336,7 @@ done
 [ -z "${unlabelled_sets}" ] || depends[9]+=" unlabelled_ratio"
 [ "${teacher_mode}" = live ] || depends[9]+=" stage:8"
 [ "${teachers}" = none ] || depends[11]+=" stage:9 pretrained_checkpoint head_args finetune_args"
+[ -z "${keep_teachers}" ] || depends[11]+=" keep_teachers"
 if [ -n "${kd_teacher_exp}" ]; then
     ! "${pseudo_labels}" || depends[11_paths]+=" stage:11_pseudo"
     depends[11]+=" stage:11_paths kd_args"
@@ -589,7 +604,7 @@ train_transducer() {
         train_part "${asr_exp}/head" "${init}" "--freeze_param encoder ${head_args}"
         init=${asr_exp}/head/valid.loss.best.pth
     fi
-    train_part "${asr_exp}" "${init}" "${finetune_args}"
+    train_part "${asr_exp}" "${init}" "${kept_args} ${finetune_args}"
 }
 train_part() {  # <asr_exp> <initial parameters> <arguments of asr_train>
     keep_settings "$1"
@@ -688,6 +703,7 @@ preflight() {
     if [ "${teachers}" != none ] && { is_asked 7 || is_asked 8 || is_asked 9; }; then
         arguments+=(--teachers "${teachers}")
     fi
+    [ -z "${keep_teachers}" ] || arguments+=(--keep_teachers "${keep_teachers}")
     if [ -f "${_train}/utt2num_samples" ] && [ -f "${_valid}/utt2num_samples" ]; then
         arguments+=(--asr_config "${asr_config}")
         arguments+=(--lengths "${_train}/utt2num_samples" "${_valid}/utt2num_samples")
