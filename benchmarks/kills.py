@@ -3,8 +3,8 @@
     python benchmarks/kills.py --kills 50              # both stages, at random times
     python benchmarks/kills.py --kills 10 --writes     # 10 at each of the writes
 
-Makes a tiny corpus and a tiny random teacher, trains once without a kill, then again and
-again with one kill after the other, each followed by the same command, until the
+Makes a tiny corpus and a tiny random teacher, trains once without a kill, then again
+and again with one kill after the other, each followed by the same command, until the
 training ends. A training is lost when the command does not go on, when more than the
 last save is gone, when a file is not whole or a link leads nowhere, or when models and
 links at the end are not those of the training without kills, to the last bit.
@@ -15,6 +15,7 @@ second and not a minute. Saves within an epoch are made after every step.
 
 import argparse
 import contextlib
+import functools
 import os
 import random
 import shutil
@@ -77,6 +78,13 @@ def train(stage: int, words: list[str]) -> None:
     else:
         from espnet_mtkd.transducer.task import MTKDASRTask as Task
     Task.main(cmd=words)
+
+
+def train_until(stage: int, words: list[str], death: tuple | None) -> None:
+    """One training, that dies at a write where `death` says which (`die_at`)."""
+    if death is not None:
+        die_at(*death)
+    train(stage, words)
 
 
 def kind_of(path) -> str:
@@ -201,7 +209,8 @@ def run(stage: int, world: Path, kills: int, kinds, seed: int) -> int:
     whole = world / f"whole{stage}"
     start = time.monotonic()
     if not whole.exists():
-        code = ending(fork(lambda: train(stage, command(world, stage, whole)), LOG))
+        words = command(world, stage, whole)
+        code = ending(fork(functools.partial(train, stage, words), LOG))
         if code:
             sys.exit(
                 f"stage {stage}: the training without a kill ended with {code}: {LOG}"
@@ -221,12 +230,9 @@ def run(stage: int, world: Path, kills: int, kinds, seed: int) -> int:
             after = chance.random() < 0.5
             number = 1 + chance.randrange(3)
 
-            def child(kind=kinds, number=number, after=after, is_killed=is_killed):
-                if kind is not None and is_killed:
-                    die_at(kind, number, after)
-                train(stage, command(world, stage, folder))
-
-            pid = fork(child, LOG)
+            words = command(world, stage, folder)
+            death = (kinds, number, after) if kinds and is_killed else None
+            pid = fork(functools.partial(train_until, stage, words, death), LOG)
             limit = chance.uniform(0, seconds) if is_killed else 3600.0
             code = end_or_kill(pid, limit)
             done += code == -signal.SIGKILL
