@@ -176,6 +176,9 @@ def repair(folder: Path, reporter, criteria: Iterable, num_kept: int, model) -> 
                 worst = math.inf if mode == "min" else -math.inf
                 reporter.stats[epoch][phase][key] = worst
     set_links(folder, reporter, criteria)
+    for epoch in range(1, last):
+        if epoch not in wanted:
+            epoch_file(folder, epoch).unlink(missing_ok=True)
     sync_folder(folder)
 
 
