@@ -29,6 +29,7 @@ setup(
             f"{command} = espnet_mtkd.bin.{module}:main"
             for command, module in {
                 "mtkd-cat-wav": "mtkd_cat_wav",
+                "mtkd-compare": "mtkd_compare",
                 "mtkd-convert-checkpoint": "mtkd_convert_checkpoint",
                 "mtkd-doctor": "mtkd_doctor",
                 "mtkd-espnet": "mtkd_espnet",
@@ -37,6 +38,7 @@ setup(
                 "mtkd-fetch-whisper": "mtkd_fetch_whisper",
                 "mtkd-format-audio": "mtkd_format_audio",
                 "mtkd-handover": "mtkd_handover",
+                "mtkd-ladder": "mtkd_ladder",
                 "mtkd-pack": "mtkd_pack",
                 "mtkd-preflight": "mtkd_preflight",
                 "mtkd-pseudo-label": "mtkd_pseudo_label",

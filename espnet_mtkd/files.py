@@ -18,9 +18,18 @@ from espnet_mtkd.errors import ConfigError, DiskError
 LEFT_BEHIND = 86_400  # s without a write, after which a temporary file is nobody's
 
 
-def is_disk_full(error: OSError) -> bool:
-    """Whether there was no space, or none that this user may have."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether there was no space, or none that this user may have.
+
+    Args:
+        error: or what it was raised from or while handling: of a full disk `torch.save`
+            makes an error of its own.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def temporary_for(path: Path) -> Path:
@@ -101,7 +110,7 @@ def written_atomically(path: Path, num_bytes: int | None = None):
             os.fsync(f.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
-    except OSError as e:
+    except Exception as e:
         if is_disk_full(e):
             size = "" if num_bytes is None else f" ({num_bytes / 1e6:.0f} MB)"
             raise DiskError(

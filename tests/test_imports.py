@@ -16,7 +16,7 @@ LAYERS = (
     {"targets"},
     {"student"},
     {"training"},
-    {"pretraining", "results", "streaming"},
+    {"ladder", "pretraining", "results", "streaming"},
     {"transducer", "publish"},
     {"bin"},
 )

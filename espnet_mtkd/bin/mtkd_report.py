@@ -30,6 +30,14 @@ def get_parser():
         type=Path,
         help="output of ESPnet's show_asr_result.sh, to stand below the table",
     )
+    parser.add_argument(
+        "--compare",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="names of two rows: by how many points is the first better?",
+    )
     parser.add_argument("--command", default="", help="that made the rows")
     parser.add_argument("--note", default="", help="a sentence below the table")
     return parser
@@ -61,7 +69,19 @@ def main(cmd=None):
             raise ConfigError(f"--rows: expected NAME=DIR, found '{row}'")
         rows.append((name, Path(folder)))
     check_seeds(rows)
-    print(write_report(args.expdir, rows, args.command, args.note, args.espnet_results))
+    names = list(dict.fromkeys(name for name, _ in rows))
+    for name in (x for pair in args.compare for x in pair):
+        if name not in names:
+            raise ConfigError(
+                f"--compare: expected a name of --rows ({', '.join(names)}), found "
+                f"'{name}'"
+            )
+    pairs = [tuple(pair) for pair in args.compare]
+    print(
+        write_report(
+            args.expdir, rows, args.command, args.note, args.espnet_results, pairs
+        )
+    )
     print(f"written: {args.expdir / 'RESULTS.md'}, {args.expdir / 'curves.png'}")
 
 

@@ -16,6 +16,7 @@ FLAGS = {
     "dtype endpoint_silence max_segment max_symbols_per_frame microphone model_tag "
     "ngpu num_streams num_threads out real_time resume search_type wav_scp",
     "mtkd_cat_wav": "audio",
+    "mtkd_compare": "seeds",
     "mtkd_convert_checkpoint": "checkpoint upstream out",
     "mtkd_doctor": "teachers data_dir out_dir nj list_upstreams",
     "mtkd_extract": "teachers data_dir shape_dir out_dir form num_codebooks exact "
@@ -26,6 +27,7 @@ FLAGS = {
     "mtkd_format_audio": "data_dir out_dir channel min_duration max_duration cut "
     "perturbed nj",
     "mtkd_handover": "checkpoint mtkd_config asr_config asr_args wav_scp",
+    "mtkd_ladder": "template set cuda_cmd plan",
     "mtkd_pack": "asr_exp asr_model_file mtkd_exp mtkd_model_file kd_teacher_exp out "
     "license language corpus dataset title limits teacher inference_config "
     "inference_args ignore_names",
@@ -33,7 +35,7 @@ FLAGS = {
     "mtkd_pseudo_label": "labelled unlabelled decode_dir asr_exp model_file "
     "shape_dir min_confidence min_tokens_per_second max_tokens_per_second max_repeats "
     "out_dir reference curve ngpu nj",
-    "mtkd_report": "expdir rows espnet_results command note",
+    "mtkd_report": "expdir rows espnet_results compare command note",
     "mtkd_upload": "archive hf_repo dry_run out_dir private ignore_names",
     # beside all of ESPnet's
     "mtkd_train": "teachers student_config teacher_memory_mb targets_dir target_type "

@@ -23,7 +23,8 @@ def start(recipe: Path, log: Path, *options) -> subprocess.Popen:
     env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
     with open(log, "w") as out:
         return subprocess.Popen(
-            ["./run.sh", "--budget", "smoke", *options],
+            # after each other: what each stage says is looked at
+            ["./run.sh", "--budget", "smoke", "--jobs", "1", *options],
             cwd=recipe,
             env=env,
             stdout=out,

@@ -11,6 +11,8 @@ import pytest
 import stub_recipe
 from stub_recipe import calls, run
 
+from espnet_mtkd.ladder.options import OF_A_RUN, OWN, Options
+
 # A run in which nearly every option has a say.
 BASE = dict(
     encoder="contextual_block_conformer",
@@ -116,6 +118,21 @@ def test_every_option_is_looked_at():
     table = (builders.ROOT / "egs2/TEMPLATE/mtkd1/options.txt").read_text()
     options = set(re.findall(r"^(\w+) *\|", table, re.M))
     assert options == {*CHANGES, *PLACES, *OTHERS}
+
+
+def test_the_ladder_knows_which_options_decide_stage_1_and_the_data():
+    """Rows that differ in others share a stage 1, or a run of stages 1 to 8."""
+    template = builders.ROOT / "egs2/TEMPLATE/mtkd1"
+    found = Options(template / "options.txt")
+    deciding = {name: closure(stages) for name, (_, stages) in CHANGES.items()}
+    of_a_row = deciding.keys() - OWN - OF_A_RUN - {"local_data_opts"}
+    expected = {x for x in of_a_row if 9 in deciding[x]}
+    assert expected <= found.pretraining
+    # (fs has two names for one value; targets_dir is where they are)
+    more = {"encoder", "speed_perturb_factors", "fs", "targets_dir", "asr_config"}
+    assert found.pretraining <= expected | more
+    expected = {x for x in of_a_row if deciding[x] & {*range(1, 9)}}
+    assert expected - {"unlabelled_ratio"} <= found.data
 
 
 @pytest.mark.slow
@@ -303,6 +320,20 @@ def test_two_runs_of_one_experiment_the_second_names_the_first(recipe):
     )
     found = calls(recipe)
     assert sum("espnet2.bin.launch" in x for x in found) == 1
+
+
+def test_two_rows_that_share_stage_1_come_to_its_hand_over_together(recipe):
+    """Stage 10 looks at stage 1's directory and writes nothing that another reads."""
+    python = recipe / "bin/python3"
+    text = python.read_text()
+    slow = 'case "$*" in *mtkd_handover*) sleep 3 ;; esac\n'
+    python.write_text(text.replace("next=\n", f"{slow}next=\n", 1))
+    assert run(recipe, mtkd_tag="m", asr_tag="a", stop_stage="9").returncode == 0
+    with ThreadPoolExecutor(2) as pool:
+        results = list(
+            pool.map(lambda x: run(recipe, mtkd_tag="m", asr_tag=x), ("a", "b"))
+        )
+    assert [r.returncode for r in results] == [0, 0], results[0].stdout[-2000:]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])

@@ -232,6 +232,7 @@ run_stage() {  # <stage> <key file> <directory to lock> <title> <function> <argu
     has_run=false
     is_asked "${number}" || return 0
     [ "${where}" != "${mtkd_exp}" ] && [ "${where}" != "${asr_exp}" ] || how=refuse
+    [ "${id}" != 10 ] || how="wait"  # it only looks: rows that share stage 1 come to it together
     stage_key "${id}"
     why=$(reason_to_run "${number}" "${file}" "${id}")
     if [ -n "${why}" ] && ! "${planning}"; then
