@@ -7,6 +7,7 @@ import glob
 import hashlib
 import os
 import secrets
+import shlex
 import socket
 import time
 from pathlib import Path
@@ -134,6 +135,12 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
+def to_utf8(path: Path) -> str:
+    """The shell command that writes a file in Latin-1 anew, in UTF-8."""
+    old, new = shlex.quote(str(path)), shlex.quote(f"{path}.utf8")
+    return f"iconv -f ISO-8859-1 -t UTF-8 {old} > {new} && mv {new} {old}"
+
+
 def parse_yaml(content: bytes | str, where):
     """What stands in YAML.
 
@@ -151,7 +158,7 @@ def parse_yaml(content: bytes | str, where):
     except UnicodeDecodeError as e:
         raise ConfigError(
             f"{where}: not valid YAML: not UTF-8 ({e.reason} at byte {e.start}): "
-            "convert it: iconv -f ISO-8859-1 -t UTF-8 (if that is what it is)"
+            f"convert it, if it is Latin-1: {to_utf8(where)}"
         ) from e
     except (yaml.YAMLError, ValueError, RecursionError) as e:  # 2001-99-99 is a value
         raise ConfigError(f"{where}: not valid YAML: {e}") from e

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import shlex
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -53,6 +54,17 @@ def judge_faults(
     return text
 
 
+def write_anew(audio: str) -> str:
+    """What to do about a header that tells another length: a shell command.
+
+    libsndfile does not read such a FLAC file, sox without its plugins no MP3.
+    """
+    if audio.endswith(".flac"):
+        return f"write it anew: sox {shlex.quote(audio)} <new>.flac"
+    code = f"import soundfile as s; s.write('<new>.flac', *s.read({audio!r}))"
+    return f"copy it again, or write what is there: python -c {shlex.quote(code)}"
+
+
 def find_fault(audio: str) -> tuple[int, str | None]:
     """Number of samples of a file, and what is wrong with it (None: nothing)."""
     try:
@@ -65,14 +77,16 @@ def find_fault(audio: str) -> tuple[int, str | None]:
                 num_bad += int((~np.isfinite(block)).sum())
         cut = find_cut(Path(audio))
     except (soundfile.SoundFileError, OSError) as e:
-        return 0, f"unreadable ({e})"
+        # What libsndfile says of a FLAC file whose header has no length, or more.
+        remedy = f": {write_anew(audio)}" if "psf_fseek" in str(e) else ""
+        return 0, f"unreadable ({e}){remedy}"
     fault = None
     if num_samples == 0:
         fault = "empty"
     elif num_samples != num_promised:
         fault = (
-            f"its header says {num_promised} samples, {num_samples} can be read: write "
-            f"it anew (sox {audio} <new file>)"
+            f"its header says {num_promised} samples, {num_samples} can be read: "
+            + write_anew(audio)
         )
     elif cut is not None:
         fault = cut
@@ -126,8 +140,8 @@ def check_data_dir(data_dir: Path, shape_file: Path, nj: int = 1) -> None:
             "cannot be used",
             list(bad.values()),
             len(entries),
-            "repair the files, or take the utterances out of the data directory "
-            "(utils/fix_data_dir.sh)",
+            "repair the files, or take their lines out of wav.scp (and then: "
+            f"utils/fix_data_dir.sh {data_dir})",
         )
         logging.warning("%s\nThey are left out.", text)
     lines = [

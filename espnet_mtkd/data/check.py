@@ -2,6 +2,7 @@
 
 import logging
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -56,11 +57,15 @@ def check_distinct(data_dirs: list[Path]) -> None:
         name = "segments" if (data_dir / "segments").is_file() else "wav.scp"
         for _, utt, _ in numbered_lines(data_dir / name, f"a Kaldi {name}"):
             if utt in seen:
+                files = [
+                    shlex.quote(str(path))
+                    for path in (data_dir / x for x in (name, "text", "utt2spk"))
+                    if path.is_file()
+                ]
                 raise DataError(
                     f"utterance {utt} stands in {seen[utt]} and in {data_dir}, which "
-                    "are to become one training set (--pseudo_labels): give one of "
-                    "them a prefix: utils/copy_data_dir.sh --utt-prefix <name>- "
-                    f"{data_dir} <new directory>"
+                    "are to become one training set (--pseudo_labels): give the ids of "
+                    f"one a prefix: sed -i 's/^/{data_dir.name}-/' {' '.join(files)}"
                 )
             seen[utt] = data_dir
 
@@ -92,8 +97,8 @@ def check_ends(data_dir: Path) -> None:
             "end too early, or are not there",
             faults,
             num,
-            "copy the files again, or take the utterances out of the data directory "
-            "(utils/fix_data_dir.sh)",
+            "copy the files again, or take their lines out of wav.scp (and then: "
+            f"utils/fix_data_dir.sh {data_dir})",
         )
         logging.warning("%s\nWhat is left of them is used.", text)
 

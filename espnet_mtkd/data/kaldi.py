@@ -1,9 +1,11 @@
 """Files of Kaldi data directories, and what is wrong with them."""
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 from espnet_mtkd.errors import DataError
+from espnet_mtkd.files import to_utf8
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -29,25 +31,26 @@ def numbered_lines(path: Path, expected: str) -> Iterator[tuple[int, str, str]]:
     if not path.is_file():
         raise DataError(f"{path}: no such file: expected {expected}")
     content = path.read_bytes()
+    quoted = shlex.quote(str(path))
     if content.startswith(BYTE_ORDER_MARK):
         raise DataError(
             f"{path}:1: begins with a byte order mark, which would become part of the "
-            rf"first id: take it out: sed -i '1s/^\xEF\xBB\xBF//' {path}"
+            rf"first id: take it out: sed -i '1s/^\xEF\xBB\xBF//' {quoted}"
         )
     seen: dict[str, int] = {}
     for number, line in enumerate(content.split(b"\n"), 1):
         if line.endswith(b"\r"):
             raise DataError(
                 f"{path}:{number}: ends in CR, as on Windows: expected LF alone: "
-                rf"sed -i 's/\r$//' {path}"
+                rf"sed -i 's/\r$//' {quoted}"
             )
         try:
             words = line.decode("utf-8").split(maxsplit=1)
         except UnicodeDecodeError as e:
             raise DataError(
                 f"{path}:{number}: not UTF-8 ({e.reason} at byte {e.start}): "
-                f"'{line[:60].decode('latin-1')}': convert it: "
-                f"iconv -f ISO-8859-1 -t UTF-8 {path} (if that is what it is)"
+                f"'{line[:60].decode('latin-1')}': convert it, if it is Latin-1: "
+                f"{to_utf8(path)}"
             ) from e
         if not words:
             continue

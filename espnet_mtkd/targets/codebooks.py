@@ -71,7 +71,7 @@ def get_codebooks(
         raise TargetStoreError(
             f"{path}: made for another teacher or number of codebooks ("
             + (field or f"expected {expected}, found {found}")
-            + "): name another --out_dir, or remove the folder"
+            + f"): name another --out_dir, or remove {path.parent}"
         )
     return books
 

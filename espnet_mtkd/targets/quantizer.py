@@ -195,5 +195,6 @@ def read_codebooks(path: Path) -> dict[str, Codebooks]:
         }
     except (SafetensorError, KeyError, ValueError) as e:
         raise TargetStoreError(
-            f"{path}: no codebook file, or a damaged one ({e}): extract again"
+            f"{path}: no codebook file, or a damaged one ({e}): remove it and extract "
+            "again"
         ) from e

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from espnet_mtkd.errors import TargetStoreError
 
-AGAIN = "mtkd_extract, or mtkd.sh --stage 8"
+AGAIN = "mtkd_extract, or mtkd.sh --stage 8; paths: mtkd_extract_paths, or --stage 11"
 REMEDY_OF_FILE = f"remove that file and extract again ({AGAIN}); the rest stands"
 
 

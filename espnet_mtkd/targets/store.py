@@ -30,7 +30,11 @@ from espnet_mtkd.targets.signed import (
 FORMAT = 1
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
-REMEDY = f"remove the folder and extract again ({AGAIN})"
+
+
+def remedy(folder: Path) -> str:
+    """What to do about a store that is of no use any more."""
+    return f"remove {folder} and extract again ({AGAIN})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +191,8 @@ class TargetStore:
         if manifest["format"] != FORMAT:
             raise TargetStoreError(
                 f"{path}: expected format {FORMAT}, found {manifest['format']}: "
-                f"{REMEDY}, or use the version of espnet_mtkd that wrote it"
+                f"{remedy(self.folder)}, or use the version of espnet_mtkd that "
+                "wrote it"
             )
         self.fingerprint = manifest["fingerprint"]
         self.targets = [StoredTarget(**t) for t in manifest["targets"]]
@@ -260,7 +265,7 @@ class TargetStore:
             raise TargetStoreError(
                 f"utterance {utt}: {num_samples} samples of audio, but its targets in "
                 f"{self.folder} were made from {self._num_samples[i]}: the audio has "
-                f"changed since: {REMEDY}"
+                f"changed since: {remedy(self.folder)}"
             )
         number = int(np.searchsorted(self._ends, i, side="right"))
         slices, crcs = self._shard(number)

@@ -11,7 +11,7 @@ from espnet_mtkd.errors import ConfigError, TargetStoreError, name_ten
 from espnet_mtkd.targets.codebooks import CODEBOOKS, check_codebooks
 from espnet_mtkd.targets.fingerprint import compare_config
 from espnet_mtkd.targets.quantizer import read_codebooks
-from espnet_mtkd.targets.store import MANIFEST, REMEDY, StoredTarget, TargetStore
+from espnet_mtkd.targets.store import MANIFEST, StoredTarget, TargetStore, remedy
 from espnet_mtkd.teachers.base import TargetSpec, TeacherConfig, resolve_layers
 
 
@@ -145,6 +145,7 @@ class CachedTeacher:
             if stored is None:
                 missing.append(utt)
             elif stored != num_samples:
+                folder = store.folder
                 changed.append(f"{utt} ({num_samples} samples, then {stored})")
         of_all = f"of {len(lengths)} utterances of {name or 'the training set'}"
         if missing:
@@ -157,7 +158,7 @@ class CachedTeacher:
             raise TargetStoreError(
                 f"{len(changed)} {of_all} have another length than when the targets of "
                 f"teacher '{self.config.name}' were made: the audio has changed since: "
-                f"{name_ten(changed)}: {REMEDY}"
+                f"{name_ten(changed)}: {remedy(folder)}"
             )
 
     def _read(self, utt: str, num_samples: int) -> dict[str, np.ndarray]:

@@ -193,15 +193,18 @@ def claim_folder(folder: Path, fingerprint: dict, data_digest: str) -> str:
     """
     plan = {"fingerprint": fingerprint, "utterances": data_digest}
     path = folder / PLAN
-    if path.is_file():
+    # (A plan of which nothing was stored, be it that the disk or a value was refused,
+    # claims nothing.)
+    if path.is_file() and any(folder.glob("shard_*")):
         found = read_signed(path)
         field = differing_field(fingerprint, found["fingerprint"])
         if not field and found["utterances"] != data_digest:
             field = "the utterances, their lengths or the division into shards differ"
         if field:
             raise TargetStoreError(
-                f"{folder} holds targets of another extraction ({field}): remove the "
-                "folder, or name another --out_dir"
+                f"{folder} holds targets of another extraction ({field}): remove that "
+                "folder, or name another --out_dir (of mtkd.sh: --targets_dir, "
+                "--paths_dir)"
             )
     else:
         write_atomically(path, dump_signed(plan))

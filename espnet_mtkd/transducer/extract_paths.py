@@ -169,7 +169,8 @@ def extract_paths(
                 "have no path",
                 faults,
                 len(utts),
-                "take them out of the data directory",
+                f"take their lines out of wav.scp and text, remove {folder}, and run "
+                "the same command again",
             )
             writer.put(number, rows)
     if faults:
@@ -203,7 +204,7 @@ def read_text(data_dir: Path, utts: Iterable[str]) -> dict[str, str]:
     if missing:
         raise DataError(
             f"{path}: {len(missing)} utterances of wav.scp have no line, the first is "
-            f"{missing[0]} (utils/fix_data_dir.sh)"
+            f"{missing[0]}: add them, or: utils/fix_data_dir.sh {data_dir}"
         )
     return texts
 

@@ -132,6 +132,10 @@ def test_the_doctor_wants_something_to_do(capsys):
     assert "--out_dir" in capsys.readouterr().err
 
 
+@pytest.mark.remedy(
+    "unknown upstream",
+    "All names: python -m",
+)
 def test_the_doctor_lists_upstreams_and_shows_each_target(two_teachers, capsys):
     main = module("mtkd_doctor").main
     main(["--list_upstreams"])

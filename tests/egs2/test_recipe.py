@@ -284,6 +284,9 @@ def test_a_teacher_transducer_transcribes_and_distils(finished, unlabelled):
     assert teacher == [11] and student == [11, 11, 11]  # the first stage is asked for
 
 
+@pytest.mark.remedy(
+    "WER of the streaming decoder above the offline one's",
+)
 def test_a_streaming_student_is_decoded_chunk_by_chunk_too(finished):
     recipe = finished[0]
     options = (

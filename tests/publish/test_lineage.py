@@ -231,6 +231,11 @@ def test_a_moved_recipe_is_no_contradiction(own_recipe):
     assert row(pack(own_recipe), "whisper")[3] == "embeddings"
 
 
+@pytest.mark.remedy(
+    "--mtkd_exp: expected",
+    "--kd_teacher_exp: expected",
+    "each of which may be unknown",
+)
 def test_what_nobody_knows_is_unknown(own_recipe):
     edit_config(own_recipe, "asr_tiny", init_param=["downloads/model.pth:::ctc"])
     flags = [

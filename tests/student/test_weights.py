@@ -80,6 +80,9 @@ def test_either_file_is_enough_and_safetensors_come_first(pth):
     assert_same(read_weights(beside), expected)
 
 
+@pytest.mark.remedy(
+    "made from another",
+)
 def test_safetensors_of_an_older_training_are_refused_with_the_remedy(pth):
     beside = write_safetensors(pth)
     torch.save({"encoder.weight": torch.zeros(1)}, pth)

@@ -205,6 +205,83 @@ def test_hypotheses_that_cannot_be_judged(world, capsys, change, code, message):
     assert re.search(message, capsys.readouterr().err)
 
 
+def refusal(words, capsys) -> str:
+    with pytest.raises(SystemExit) as end:
+        mtkd_pseudo_label.main(words)
+    assert end.value.code in (2, 4)
+    return capsys.readouterr().err
+
+
+@pytest.mark.remedy(
+    "what asr.sh's stage 12 writes",
+    "decode that directory again",
+    "give the teacher that decoded it",
+    "in token_logp: remove that, it is then written anew",
+    "remove the file, it is then written anew",
+)
+@pytest.mark.parametrize(
+    "fault, message",
+    [
+        ("none", "expected what asr.sh's stage 12 writes"),
+        ("other audio", "decode that directory again"),
+        ("other teacher", "give the teacher that decoded it (--asr_exp)"),
+        ("a number less", "remove that, it is then written anew"),
+        ("no number", "remove the file, it is then written anew"),
+    ],
+)
+def test_what_messages_on_hypotheses_say_helps(
+    world, tmp_path, monkeypatch, capsys, fault, message
+):
+    name = fault.replace(" ", "_")
+    words = command(world, name)
+    scores = world / "exp/asr_teacher" / name / "unlabelled_a/token_logp"
+    if fault != "none":
+        decode(world, name)
+        mtkd_pseudo_label.main(words)
+    if fault == "other audio":
+        for file in ("text", "token_int"):
+            path = scores.with_name(file)
+            path.write_text(path.read_text().replace("utt32_00", "old_00"))
+    elif fault == "other teacher":
+        models.build(tmp_path / "other", token_list=models.TOKENS[:4])
+        (tmp_path / "other/model.pth").rename(tmp_path / "other/valid.loss.ave.pth")
+        words += ["--asr_exp", str(tmp_path / "other")]
+    elif fault in ("a number less", "no number"):
+        lines = scores.read_text().splitlines()
+        n = max(range(len(lines)), key=lambda i: len(lines[i]))
+        lines[n] = lines[n].rpartition(" ")[0] + (" x" if fault == "no number" else "")
+        scores.write_text("".join(f"{x}\n" for x in lines))
+    assert message in refusal(words, capsys)
+    if fault in ("none", "other audio"):
+        decode(world, name)
+    elif fault == "other teacher":
+        words[-1] = str(world / "exp/asr_teacher")
+    else:
+        scores.unlink()
+    mtkd_pseudo_label.main(words)
+
+
+@pytest.mark.remedy(
+    "writes no training set",
+    "--reference draws the curve and writes no training set: leave --labelled",
+    "--reference: expected the text of the decoded set",
+)
+def test_a_reference_is_whole_and_makes_no_training_set(world, capsys):
+    out = decode(world, "reference")
+    text = world / "reference_text"
+    text.write_text((out / "text").read_text().partition("\n")[2])
+    words = command(world, "reference")
+    with_reference = [*words, "--reference", str(text)]
+    assert "leave --labelled and --out_dir out" in refusal(with_reference, capsys)
+    less = ["--unlabelled", *words[words.index("--unlabelled") + 1 :][:3]]
+    less += ["--reference", str(text)]
+    assert "the first is ['utt32_00']" in refusal(less, capsys)
+    text.write_text((out / "text").read_text())
+    mtkd_pseudo_label.main(less)
+    assert "is required (without --reference)" in refusal(less[:-2], capsys)
+    mtkd_pseudo_label.main(words)
+
+
 def test_the_curve_of_a_set_with_text(world, capsys):
     """Its own transcripts are right at every threshold; another's are not."""
     out = decode(world, "curve")

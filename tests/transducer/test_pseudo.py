@@ -102,6 +102,19 @@ def test_an_id_in_both_sets_and_one_without_audio(sets):
         write(sets)
 
 
+@pytest.mark.remedy("no utterance {}, which has a hypothesis: decode that directory")
+def test_hypotheses_of_what_is_there(sets):
+    """As decoding it again leaves them."""
+    (sets / "unlabelled_x/wav.scp").write_text("a0 /a0.flac\n")
+    with pytest.raises(DataError, match="a3, which has a hypothesis: decode that dir"):
+        write(sets)
+    for name in ("text", "token_int", "token_logp"):
+        path = sets / "decode/unlabelled_x" / name
+        path.write_text(path.read_text().split("\n")[0] + "\n")
+    write(sets)
+    assert (sets / "out/text").read_text() == "a0 ONE\nb1 HELLO WORLD\n"
+
+
 @pytest.mark.parametrize(
     "values, message",
     [

@@ -460,7 +460,7 @@ prepare_test_set() {  # <set>
         "${dir}/utt2num_samples")
     [ -z "${short}" ] || fail "${dir}: utterances below --min_wav_duration ${min_wav_duration} s," \
         "on which decoding would end: ${short}: take them out of data/$1" \
-        "(utils/subset_data_dir.sh --utt-list), or lower that option"
+        "(utils/subset_data_dir.sh --utt-list), or lower that option, to 0.1 at least"
 }
 
 # Stage 7, what asr.sh's stages 3 and 4 do, for a set that has no text.
