@@ -47,6 +47,11 @@ DiskError = _error(
 HubError = _error(
     "HubError", 7, "The Hugging Face Hub refused an upload, or cannot be reached."
 )
+PreemptedError = _error(
+    "PreemptedError",
+    8,
+    "The training was told to end (SIGTERM) and has saved: run it again to go on.",
+)
 
 
 def name_ten(items: Sequence[str]) -> str:

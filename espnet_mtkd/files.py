@@ -1,48 +1,132 @@
 """Files that are either whole or not there; their digests, and YAML."""
 
 import argparse
+import contextlib
 import errno
+import glob
 import hashlib
 import os
+import secrets
 import shlex
+import socket
+import time
 from pathlib import Path
 
 import yaml
 
 from espnet_mtkd.errors import ConfigError, DiskError
 
-
-def is_disk_full(error: OSError) -> bool:
-    """Whether there was no space, or none that this user may have."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+LEFT_BEHIND = 86_400  # s without a write, after which a temporary file is nobody's
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is, even after a power cut, either whole or not there.
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether there was no space, or none that this user may have.
+
+    Args:
+        error: or what it was raised from or while handling: of a full disk `torch.save`
+            makes an error of its own.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def temporary_for(path: Path) -> Path:
+    """A name beside `path` that no other writer takes, on this host or another."""
+    host = _host()
+    return path.with_name(
+        f".{path.name}.{host}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    )
+
+
+def _host() -> str:
+    return socket.gethostname().split(".")[0] or "localhost"
+
+
+def sweep(path: Path) -> None:
+    """Remove what killed writers of a file left behind.
+
+    That is temporary files of processes of this host that are no more, and, of whatever
+    host, those that nobody has written to for a day.
+
+    Args:
+        path: the file that they were to become.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        words = left.name.removeprefix(f".{path.name}.").split(".")
+        with contextlib.suppress(FileNotFoundError):  # another one sweeps too
+            old = time.time() - left.stat().st_mtime > LEFT_BEHIND
+            here = len(words) == 4 and words[0] == _host() and words[1].isdigit()
+            if old or (here and not is_alive(int(words[1]))):
+                left.unlink()
+
+
+def own_name() -> str:
+    """Who writes here, for somebody who wants to: host, process, and since when."""
+    now = time.strftime("%Y-%m-%d %H:%M:%S")
+    return f"host {_host()}, pid {os.getpid()}, since {now}"
+
+
+def is_alive(pid: int) -> bool:
+    """Whether this host has a process of that number."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def sync_folder(folder: Path) -> None:
+    """Let what was renamed in a folder survive a power cut."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+@contextlib.contextmanager
+def written_atomically(path: Path, num_bytes: int | None = None):
+    """A file to write into, which takes its name when the block ends without an error.
+
+    So `path` is, even after a power cut, either whole or as it was before.
+
+    Args:
+        path: of the file.
+        num_bytes: that it will have, for the message.
 
     Raises:
         DiskError: no space; what was written of it is removed.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    sweep(path)
+    temporary = temporary_for(path)
     try:
         with open(temporary, "wb") as f:
-            f.write(data)
+            yield f
             f.flush()
             os.fsync(f.fileno())
         os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as e:
-        temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
+    except Exception as e:
         if is_disk_full(e):
+            size = "" if num_bytes is None else f" ({num_bytes / 1e6:.0f} MB)"
             raise DiskError(
-                f"no space left for {path} ({len(data) / 1e6:.0f} MB): free some and "
-                "run the same command again; it goes on from what is whole"
+                f"no space left for {path}{size}: free some and run the same command "
+                "again; it goes on from what is whole"
             ) from e
         raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a whole file; see `written_atomically`."""
+    with written_atomically(path, len(data)) as f:
+        f.write(data)
 
 
 def sha256_of(path: Path) -> str:

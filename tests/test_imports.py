@@ -15,6 +15,7 @@ LAYERS = (
     {"teachers"},
     {"targets"},
     {"student"},
+    {"training"},
     {"ladder", "pretraining", "results", "streaming"},
     {"transducer", "publish"},
     {"bin"},

@@ -7,19 +7,20 @@ from pathlib import Path
 
 import soundfile
 import torch
-from espnet2.train.trainer import TrainerOptions
 
 from espnet_mtkd.data.audio import SAMPLE_RATE, judge_faults
 from espnet_mtkd.data.kaldi import read_lengths, read_wav_scp
 from espnet_mtkd.errors import ConfigError, DataError, name_ten
 from espnet_mtkd.pretraining.datasets import data_set_name
 from espnet_mtkd.student.lengths import MIN_FRAMES, refuse_short
+from espnet_mtkd.training.position import skip
+from espnet_mtkd.training.trainer import SurvivingOptions
 
 MAX_HEADERS = 1000  # of a set's audio files, evenly spread, whose headers are read
 
 
 @dataclasses.dataclass
-class MTKDTrainerOptions(TrainerOptions):
+class MTKDTrainerOptions(SurvivingOptions):
     """ESPnet's, and the arguments that say which data there are; names are ESPnet's."""
 
     train_data_path_and_name_and_type: list
@@ -172,6 +173,10 @@ class CheckedBatches:
 
     def __len__(self) -> int:
         return len(self.batches)
+
+    def skip(self, num_batches: int) -> "CheckedBatches":
+        """What comes behind the first batches, which are not read."""
+        return CheckedBatches(skip(self.batches, num_batches), self.explain)
 
     def __iter__(self) -> Iterator:
         """The batches.

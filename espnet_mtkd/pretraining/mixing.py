@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from espnet2.iterators.abs_iter_factory import AbsIterFactory
 
+from espnet_mtkd.training.position import skip
+
 
 class MixedIterFactory(AbsIterFactory):
     """All labelled batches of an epoch, with unlabelled ones spread evenly among them.
@@ -98,15 +100,28 @@ class MixedIter:
     def __len__(self) -> int:
         return len(self.labelled) + len(self.order)
 
-    def __iter__(self) -> Iterator:
-        sources = [iter(loader) for loader in self.loaders]
+    def sources(self) -> Iterator[int]:
+        """Which loader each batch comes from; -1: the labelled one."""
         num_labelled, done = len(self.labelled), 0
-        for n, item in enumerate(self.labelled, 1):
-            yield mark(item, False)
+        for n in range(1, num_labelled + 1):
+            yield -1
             due = round(n * len(self.order) / num_labelled)
-            for i in self.order[done:due]:
-                yield mark(next(sources[i]), True)
+            yield from self.order[done:due]
             done = due
+
+    def __iter__(self) -> Iterator:
+        return self.skip(0)
+
+    def skip(self, num_batches: int) -> Iterator:
+        """Iterate over what comes behind the first batches, which are not read."""
+        sources = list(self.sources())
+        passed, rest = sources[:num_batches], sources[num_batches:]
+        loaders = {-1: self.labelled, **dict(enumerate(self.loaders))}
+        iterators = {
+            i: iter(skip(loader, passed.count(i))) for i, loader in loaders.items()
+        }
+        for i in rest:
+            yield mark(next(iterators[i]), i >= 0)
 
 
 def mark(item, is_unlabelled: bool):

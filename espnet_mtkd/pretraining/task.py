@@ -22,7 +22,6 @@ from espnet_mtkd.pretraining.datasets import (
 from espnet_mtkd.pretraining.launch import SpawnedErrors
 from espnet_mtkd.pretraining.mixing import MixedIterFactory
 from espnet_mtkd.pretraining.model import ESPnetMTKDModel
-from espnet_mtkd.pretraining.schedule import AutomaticSteps
 from espnet_mtkd.pretraining.trainer import MTKDTrainer
 from espnet_mtkd.student.build import (
     build_student,
@@ -37,6 +36,7 @@ from espnet_mtkd.targets.teacher import CachedTeacher
 from espnet_mtkd.teachers.base import parse_teachers
 from espnet_mtkd.teachers.memory import TargetMemory
 from espnet_mtkd.teachers.s3prl import TeacherPool
+from espnet_mtkd.training.schedule import AutomaticSteps
 
 ITERATOR_TYPES = ("sequence", "category", "none", None)  # none: of the caller's own
 

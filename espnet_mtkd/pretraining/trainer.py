@@ -17,12 +17,12 @@ from espnet_mtkd.pretraining.check import (
     check_headers,
     data_sets,
 )
-from espnet_mtkd.pretraining.schedule import ScheduleTrainer
+from espnet_mtkd.training.trainer import SurvivingTrainer
 
 STANDARDIZE_UTTERANCES = 512  # sample from which the targets' statistics are taken
 
 
-class MTKDTrainer(ScheduleTrainer):
+class MTKDTrainer(SurvivingTrainer):
     """Fits the target statistics, then trains as ESPnet does."""
 
     @classmethod

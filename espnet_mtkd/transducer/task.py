@@ -16,8 +16,8 @@ from espnet2.utils.types import str_or_none
 
 from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.pretraining.launch import SpawnedErrors
-from espnet_mtkd.pretraining.schedule import AutomaticSteps
 from espnet_mtkd.pretraining.task import ITERATOR_TYPES
+from espnet_mtkd.training.schedule import AutomaticSteps
 from espnet_mtkd.transducer.frontend import TeacherFrontend
 from espnet_mtkd.transducer.kept import (
     build_kept_teachers,

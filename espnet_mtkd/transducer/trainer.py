@@ -4,16 +4,16 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-from espnet2.train.trainer import TrainerOptions
 from espnet2.utils.build_dataclass import build_dataclass
 
 from espnet_mtkd.data.kaldi import read_lengths
 from espnet_mtkd.pretraining.datasets import data_set_name
-from espnet_mtkd.pretraining.schedule import ScheduleTrainer
+from espnet_mtkd.training.position import skip
+from espnet_mtkd.training.trainer import SurvivingOptions, SurvivingTrainer
 
 
 @dataclasses.dataclass
-class DistillingTrainerOptions(TrainerOptions):
+class DistillingTrainerOptions(SurvivingOptions):
     """ESPnet's, and where audio and lengths of the data stand."""
 
     train_data_path_and_name_and_type: list
@@ -22,7 +22,7 @@ class DistillingTrainerOptions(TrainerOptions):
     valid_shape_file: list
 
 
-class DistillingTrainer(ScheduleTrainer):
+class DistillingTrainer(SurvivingTrainer):
     """Looks whether every utterance has its targets, then trains as ESPnet does."""
 
     @classmethod
@@ -77,8 +77,12 @@ class Timed:
         return len(self.batches)
 
     def __iter__(self) -> Iterator:
+        return self.skip(0)
+
+    def skip(self, first: int) -> Iterator:
+        """Iterate over what comes behind the first batches, which are not read."""
         num_batches = len(self)
-        for i, item in enumerate(self.batches):
+        for i, item in enumerate(skip(self.batches, first), first):
             done = self.num_done + i / num_batches
             self.kept.progress = done / self.num_epochs
             yield item

@@ -10,7 +10,6 @@ import logging
 
 import torch
 from espnet2.train.distributed_utils import DistributedOption
-from espnet2.train.trainer import Trainer
 from torch.optim.lr_scheduler import OneCycleLR
 
 from espnet_mtkd.errors import ConfigError
@@ -79,19 +78,16 @@ def distributed_option() -> DistributedOption:
     )
 
 
-class ScheduleTrainer(Trainer):
-    """ESPnet's; a training that is resumed with more epochs stretches its cycle."""
+def load_schedulers(schedulers, states) -> None:
+    """Go on with schedules; one of more epochs than before stretches its cycle.
 
-    @classmethod
-    def resume(cls, *args, schedulers, **kwargs):
-        """As ESPnet's, which would end where the first run was to end."""
-        built = [
-            {k: v for k, v in vars(scheduler).items() if k in CYCLE}
-            if isinstance(scheduler, OneCycleLR)
-            else {}
-            for scheduler in schedulers
-        ]
-        super().resume(*args, schedulers=schedulers, **kwargs)
-        for scheduler, values in zip(schedulers, built, strict=True):
-            for name, value in values.items():
-                setattr(scheduler, name, value)
+    Args:
+        schedulers: as they were built; None where there is none.
+        states: of a checkpoint.
+    """
+    for scheduler, state in zip(schedulers, states, strict=True):
+        if scheduler is None:
+            continue
+        is_cycle = isinstance(scheduler, OneCycleLR)
+        built = {k: vars(scheduler)[k] for k in CYCLE} if is_cycle else {}
+        scheduler.load_state_dict({**state, **built})
