@@ -31,7 +31,7 @@ ConfigError = _error(
     "ConfigError", 2, "A flag, a config key or a teacher's name is wrong."
 )
 NonFiniteError = _error(
-    "NonFiniteError", 3, "Training produced no usable update in a whole epoch."
+    "NonFiniteError", 3, "Too many steps, or a validation loss, were not finite."
 )
 DataError = _error(
     "DataError", 4, "Audio, lengths or data directories are not what training needs."
