@@ -17,6 +17,7 @@ def test_every_error_has_its_documented_code():
         errors.TargetStoreError: 5,
         errors.DiskError: 6,
         errors.HubError: 7,
+        errors.PreemptedError: 8,
     }
     assert {e: e.exit_code for e in errors.MTKDError.__subclasses__()} == codes
     assert errors.ERRORS == list(codes)
