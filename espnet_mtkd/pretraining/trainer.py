@@ -17,6 +17,8 @@ from espnet_mtkd.pretraining.check import (
     check_headers,
     data_sets,
 )
+from espnet_mtkd.targets.drift import check_teachers
+from espnet_mtkd.training.schedule import is_first_process
 from espnet_mtkd.training.trainer import SurvivingTrainer
 
 STANDARDIZE_UTTERANCES = 512  # sample from which the targets' statistics are taken
@@ -30,15 +32,17 @@ class MTKDTrainer(SurvivingTrainer):
         """Same arguments as `Trainer.run`.
 
         Raises:
-            NonFiniteError: an epoch brought no usable update.
-            ConfigError, DataError, TargetStoreError: see `check_accumulation` and
-                `check_data`, which come before the first step.
+            NonFiniteError: see `SurvivingTrainer.run`.
+            ConfigError, DataError, TargetStoreError: see `check_accumulation`,
+                `check_data` and `check_teachers`, which come before the first step.
         """
+        checkpoint = Path(trainer_options.output_dir) / "checkpoint.pth"
+        resumes = trainer_options.resume and checkpoint.exists()
+        if is_first_process():
+            check_teachers(model.teachers, checkpoint.parent, resumes)
         check_data(model, trainer_options)
         first = train_iter_factory.build_iter(1, shuffle=True)
         check_accumulation(len(first), trainer_options.accum_grad)
-        checkpoint = Path(trainer_options.output_dir) / "checkpoint.pth"
-        resumes = trainer_options.resume and checkpoint.exists()
         if not resumes and not model.objective.is_standardized:
             fit_standardizers(
                 model,

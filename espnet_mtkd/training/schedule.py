@@ -78,6 +78,11 @@ def distributed_option() -> DistributedOption:
     )
 
 
+def is_first_process() -> bool:
+    """Whether this process is the one that writes, of several or alone."""
+    return distributed_option().dist_rank in (None, 0)
+
+
 def load_schedulers(schedulers, states) -> None:
     """Go on with schedules; one of more epochs than before stretches its cycle.
 

@@ -8,7 +8,10 @@ from espnet2.utils.build_dataclass import build_dataclass
 
 from espnet_mtkd.data.kaldi import read_lengths
 from espnet_mtkd.pretraining.datasets import data_set_name
+from espnet_mtkd.targets.drift import check_teachers
+from espnet_mtkd.training.checkpoints import CHECKPOINT
 from espnet_mtkd.training.position import skip
+from espnet_mtkd.training.schedule import is_first_process
 from espnet_mtkd.training.trainer import SurvivingOptions, SurvivingTrainer
 
 
@@ -35,6 +38,7 @@ class DistillingTrainer(SurvivingTrainer):
         """Same arguments as `Trainer.run`.
 
         Raises:
+            ConfigError: see `check_teachers`.
             TargetStoreError, DataError: see `PathStores.check_lengths` and
                 `KeptTeachers.check_training`.
         """
@@ -45,6 +49,10 @@ class DistillingTrainer(SurvivingTrainer):
                 model.kept.check_training(name, read_lengths(shape))
             elif model.kept is not None:
                 model.kept.check_validation(name, read_lengths(shape))
+        folder = Path(trainer_options.output_dir)
+        resumes = trainer_options.resume and (folder / CHECKPOINT).exists()
+        if model.kept is not None and is_first_process():
+            check_teachers(model.kept.teachers, folder, resumes)
         super().run(model=model, trainer_options=trainer_options, **kwargs)
 
     @classmethod
