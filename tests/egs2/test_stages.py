@@ -198,6 +198,24 @@ def test_changed_data_is_seen(recipe, name):
     assert found == {3, 4, 5, 6, 11, 12, 13}
 
 
+def test_of_an_espnet_teacher_only_config_and_models_count(recipe):
+    teacher = recipe / "exp/asr_teacher"
+    (teacher / "config.yaml").write_text("encoder: conformer\n")
+    (recipe / "conf/teachers.yaml").write_text(
+        f"- {{name: a, upstream: espnet_local, path_or_url: {teacher}}}\n"
+    )
+    options = dict(stop_stage="9", stage="1")
+    (recipe / "bin/python3").write_text(
+        (recipe / "bin/python3").read_text().replace("*mtkd_preflight* | ", "")
+    )
+    assert run(recipe, **options).returncode == 0
+    (teacher / "RESULTS.md").write_text("written by scoring\n")
+    (teacher / "train.log").write_text("...\n")
+    assert planned(run(recipe, stop_stage="9", dry_run="true")) == set()
+    (teacher / "valid.loss.ave.pth").write_text("other weights")
+    assert planned(run(recipe, stop_stage="9", dry_run="true")) == {7, 9}
+
+
 def test_corrected_transcripts_do_not_cost_the_pretraining(recipe):
     assert run(recipe).returncode == 0
     path = recipe / "data/train/text"
