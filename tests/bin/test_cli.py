@@ -32,7 +32,7 @@ FLAGS = {
     "mtkd_preflight": "teachers data_dir distinct ends asr_config lengths",
     "mtkd_pseudo_label": "labelled unlabelled decode_dir asr_exp model_file "
     "shape_dir min_confidence min_tokens_per_second max_tokens_per_second max_repeats "
-    "out_dir reference curve ngpu nj",
+    "out_dir reference curve ngpu nj text alone",
     "mtkd_report": "expdir rows espnet_results command note",
     "mtkd_upload": "archive hf_repo dry_run out_dir private ignore_names",
     # beside all of ESPnet's
