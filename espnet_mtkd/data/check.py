@@ -59,8 +59,8 @@ def check_distinct(data_dirs: list[Path]) -> None:
                 raise DataError(
                     f"utterance {utt} stands in {seen[utt]} and in {data_dir}, which "
                     "are to become one training set (--pseudo_labels, --pseudo_text): "
-                    "give one of them a prefix: utils/copy_data_dir.sh --utt-prefix <name>- "
-                    f"{data_dir} <new directory>"
+                    "give one of them a prefix: utils/copy_data_dir.sh --utt-prefix "
+                    f"<name>- {data_dir} <new directory>"
                 )
             seen[utt] = data_dir
 
