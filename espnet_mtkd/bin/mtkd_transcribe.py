@@ -156,6 +156,7 @@ def main(cmd=None):
     print(describe_labels(labels))
     made_by = {
         "model": f"Whisper ({args.model.name}), by CTranslate2",
+        "upstream": args.model.name.removesuffix("_decoder"),
         "is_supervised": True,
         **recogniser.fingerprint,
         "filters": vars(filters),
