@@ -12,7 +12,7 @@ import torch
 import yaml
 from espnet2.asr.encoder.rnn_encoder import RNNEncoder
 
-from espnet_mtkd.bin import mtkd_extract
+from espnet_mtkd.bin import mtkd_doctor, mtkd_extract
 from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.student.frames import FrameGrid
 from espnet_mtkd.student.load import join_blocks
@@ -231,6 +231,24 @@ def test_no_block_is_run_that_nobody_asked_for(models):
 
 def test_it_is_in_the_list_of_upstreams():
     assert "espnet_local" in upstream_names(import_s3prl_hub())
+
+
+def test_the_doctor_tells_what_it_is(models, tmp_path, capsys):
+    entry = dict(name="asr", upstream="espnet_local", layers=[0, -1])
+    entry["path_or_url"] = str(models("conformer")[0])
+    teachers = builders.write_yaml(tmp_path / "teachers.yaml", [entry])
+    mtkd_doctor.main(["--teachers", str(teachers)])
+    rows = [x.split() for x in capsys.readouterr().out.splitlines()]
+    rows = {row[0]: row[1:] for row in rows if row}
+    for name in (
+        "asr_l0",
+        "asr_l2",
+    ):  # upstream, parameters, hidden, dim, shift, centre
+        assert rows[name][0] == "espnet_local"
+        assert rows[name][2:6] == ["3", "16", "40", "30.0"]
+    assert "licence unknown: check; it has learnt from transcripts" in " ".join(
+        rows["teacher"]
+    )
 
 
 def test_a_packed_model_is_read(models, tmp_path):
