@@ -45,6 +45,7 @@ setup(
                 "mtkd-report": "mtkd_report",
                 "mtkd-stream": "mtkd_asr_stream",
                 "mtkd-train": "mtkd_train",
+                "mtkd-transcribe": "mtkd_transcribe",
                 "mtkd-upload": "mtkd_upload",
             }.items()
         ]
@@ -76,7 +77,9 @@ setup(
     extras_require={
         "espnet3": ["lightning"],
         "microphone": ["sounddevice"],
+        "transcribe": ["ctranslate2", "tokenizers"],
         "test": [
+            "ctranslate2",
             "lightning",
             "pytest",
             "pytest-randomly",

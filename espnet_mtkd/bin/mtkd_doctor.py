@@ -54,8 +54,24 @@ def main(cmd=None):
         from espnet_mtkd.teachers.health import check_teachers
 
         teachers = check_teachers(args.teachers)
+        tell_licences(teachers)
     if args.data_dir:
         check_data(teachers, list(map(Path, args.data_dir)), args)
+
+
+def tell_licences(teachers: list) -> None:
+    """Print of each teacher its licence, where known, and if it is a supervised one.
+
+    Args:
+        teachers: loaded ones.
+    """
+    from espnet_mtkd.publish.teachers import find_origin
+
+    for teacher in teachers:
+        config = teacher.config
+        origin = find_origin(config.upstream, config.path_or_url)
+        learnt = "; it has learnt from transcripts" if origin.is_supervised else ""
+        print(f"teacher {config.name}: licence {origin.licence}{learnt}")
 
 
 def check_data(teachers: list, data_dirs: list[Path], args) -> None:

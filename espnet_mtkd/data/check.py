@@ -64,8 +64,9 @@ def check_distinct(data_dirs: list[Path]) -> None:
                 ]
                 raise DataError(
                     f"utterance {utt} stands in {seen[utt]} and in {data_dir}, which "
-                    "are to become one training set (--pseudo_labels): give the ids of "
-                    f"one a prefix: sed -i 's/^/{data_dir.name}-/' {' '.join(files)}"
+                    "are to become one training set (--pseudo_labels, --pseudo_text): "
+                    f"give the ids of one a prefix: sed -i 's/^/{data_dir.name}-/' "
+                    f"{' '.join(files)}"
                 )
             seen[utt] = data_dir
 

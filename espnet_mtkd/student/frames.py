@@ -158,16 +158,23 @@ def _ms(samples: float) -> str:
 
 
 @torch.no_grad()
-def measure_frame_shift(frontend, encoder, preencoder=None, device="cpu") -> int:
-    """Samples between two frames of any front end and encoder of ESPnet, exactly.
+def measure_frames(*modules, device="cpu") -> tuple[int, int]:
+    """When a chain of modules of ESPnet gives one more frame, exactly.
 
     The least lengths that give c and c + 8 frames, both found by bisection, lie eight
     shifts apart.
 
+    Args:
+        modules: called one after another, each with (values, lengths).
+        device: where they are.
+
+    Returns:
+        Samples between two frames, and the least samples that give one frame, so that
+        n samples give (n - least) // shift + 1 of them.
+
     Raises:
-        ConfigError: that is no whole number of samples.
+        ConfigError: the shift is no whole number of samples.
     """
-    modules = [m for m in (frontend, preencoder, encoder) if m is not None]
     were_training = [m.training for m in modules]
     for module in modules:
         module.eval()
@@ -202,4 +209,14 @@ def measure_frame_shift(frontend, encoder, preencoder=None, device="cpu") -> int
             "the encoder's frames do not follow one another at a whole number of "
             f"samples: {PERIODS} of them take {PERIODS * shift + rest} samples"
         )
-    return shift
+    return shift, begin - (first - 1) * shift
+
+
+def measure_frame_shift(frontend, encoder, preencoder=None, device="cpu") -> int:
+    """Samples between two frames of any front end and encoder of ESPnet, exactly.
+
+    Raises:
+        ConfigError: see `measure_frames`.
+    """
+    modules = [m for m in (frontend, preencoder, encoder) if m is not None]
+    return measure_frames(*modules, device=device)[0]

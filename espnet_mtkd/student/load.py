@@ -271,6 +271,28 @@ def check_config(config: dict, where: Path) -> None:
         )
 
 
+def write_statistics(state: dict, folder: Path, where: Path) -> Path:
+    """A file from which ESPnet builds a `global_mvn`, whose values the state dict has.
+
+    Args:
+        state: tensors by name, `normalize.mean` among them.
+        folder: where the file goes.
+        where: the model's config lies, for the message.
+
+    Raises:
+        ConfigError: no statistics among the tensors.
+    """
+    mean = state.get("normalize.mean")
+    if mean is None:
+        raise ConfigError(
+            f"{where}: normalize: global_mvn, but the model file has no "
+            "normalize.mean: take both from one training"
+        )
+    stats = folder / "stats.npz"
+    np.savez(stats, count=1, sum=mean.numpy(), sum_square=mean.numpy() ** 2)
+    return stats
+
+
 def build_parts(config: dict, state: dict, where: Path) -> tuple:
     """Frontend, normaliser (or None) and encoder of a saved config, random.
 
@@ -291,14 +313,7 @@ def build_parts(config: dict, state: dict, where: Path) -> tuple:
         setattr(args, f"{name}_conf", config.get(f"{name}_conf") or {})
     with tempfile.TemporaryDirectory() as folder:
         if args.normalize == "global_mvn":
-            mean = state.get("normalize.mean")
-            if mean is None:
-                raise ConfigError(
-                    f"{where}: normalize: global_mvn, but the model file has no "
-                    "normalize.mean: take both from one training"
-                )
-            stats = Path(folder) / "stats.npz"
-            np.savez(stats, count=1, sum=mean.numpy(), sum_square=mean.numpy() ** 2)
+            stats = write_statistics(state, Path(folder), where)
             args.normalize_conf = {**args.normalize_conf, "stats_file": str(stats)}
         try:
             frontend, _, normalize, encoder = build_student(args)

@@ -18,7 +18,12 @@ from espnet_mtkd.teachers.base import (
     resolve_layers,
 )
 from espnet_mtkd.teachers.early_stop import EarlyStop
-from espnet_mtkd.teachers.hub import import_s3prl_hub, upstream_names
+from espnet_mtkd.teachers.hub import (
+    READ,
+    files_of_checkpoint,
+    import_s3prl_hub,
+    upstream_names,
+)
 
 RECEPTIVE_FIELD = 400  # samples: 25 ms, of wav2vec 2.0's convolutions and of fbank
 FRAME_CENTRE = (RECEPTIVE_FIELD - 1) / 2  # of frame 0, which begins with the audio
@@ -47,6 +52,11 @@ def check_upstream(config: TeacherConfig, hub) -> None:
             + "All names: python -m espnet_mtkd.bin.mtkd_doctor --list_upstreams"
         )
     check_files(config)
+    if config.upstream in READ:
+        try:
+            files_of_checkpoint(config.upstream, config.path_or_url)
+        except ConfigError as e:
+            raise ConfigError(f"teacher '{config.name}': {e}") from e
 
 
 def read_teachers(teachers) -> list[TeacherConfig]:
@@ -100,8 +110,8 @@ class S3PRLTeacher:
                     normalize=config.normalize,
                     extra_conf=dict(config.extra_conf),
                 )
-            except MTKDError:
-                raise
+            except MTKDError as e:
+                raise type(e)(f"teacher '{config.name}': {e}") from e
             except Exception as e:
                 raise ConfigError(
                     f"teacher '{config.name}': s3prl could not load upstream "

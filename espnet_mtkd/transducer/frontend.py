@@ -73,6 +73,22 @@ class TeacherFrontend(AbsFrontend):
             parameter.requires_grad_(parameter.grad is not None)
             parameter.grad = None
 
+    @property
+    def max_samples(self) -> int | None:
+        """The longest audio that the upstream takes, None where it has no limit."""
+        return self._teacher.max_samples
+
+    @property
+    def frame_shift(self) -> int:
+        """Samples between two frames of the features."""
+        return self.stack * self._target.frame_shift
+
+    @property
+    def frame_centre(self) -> float:
+        """Sample in the middle of what frame 0 is put together from."""
+        inner = self._target.frame_shift * (self.stack - 1) / 2
+        return self._target.frame_centre + inner
+
     def output_size(self) -> int:
         """Dimension of the features, `stack` times the upstream's."""
         return self.stack * self._target.dim

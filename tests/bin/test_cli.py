@@ -23,7 +23,7 @@ FLAGS = {
     "batch_seconds shard_bytes ngpu dtype rank world_size nj info verify",
     "mtkd_extract_paths": "asr_exp model_file data_dir shape_dir out_dir num_tokens "
     "ngpu rank world_size nj",
-    "mtkd_fetch_whisper": "model out_dir source",
+    "mtkd_fetch_whisper": "model out_dir source decoder",
     "mtkd_format_audio": "data_dir out_dir channel min_duration max_duration cut "
     "perturbed nj",
     "mtkd_handover": "checkpoint mtkd_config asr_config asr_args wav_scp",
@@ -34,8 +34,11 @@ FLAGS = {
     "mtkd_preflight": "teachers data_dir distinct ends license asr_config lengths",
     "mtkd_pseudo_label": "labelled unlabelled decode_dir asr_exp model_file "
     "shape_dir min_confidence min_tokens_per_second max_tokens_per_second max_repeats "
-    "out_dir reference curve ngpu nj",
+    "out_dir reference curve ngpu nj text alone",
     "mtkd_report": "expdir rows espnet_results compare command note",
+    "mtkd_transcribe": "model data_dir out like case language beam_size batch_size "
+    "compute_type num_threads ngpu nj min_confidence min_agreement max_no_speech "
+    "max_compression max_repeats min_chars_per_second max_chars_per_second reference",
     "mtkd_upload": "archive hf_repo dry_run out_dir private ignore_names",
     # beside all of ESPnet's
     "mtkd_train": "teachers student_config teacher_memory_mb targets_dir target_type "

@@ -55,7 +55,7 @@ CHANGES = {
     **dict(kd_teacher_exp=("exp/asr_teacher2", {11})),
     **dict(kd_teacher_model=("valid.loss.best.pth", {11}), kd_args=("--x 1", {11})),
     **dict(paths_args=("--num_tokens 4", {11}), pseudo_labels=("false", {11})),
-    **dict(pseudo_args=("--min_confidence 0.1", {11})),
+    **dict(pseudo_args=("--min_confidence 0.1", {11}), pseudo_alone=("true", {11})),
     **dict(inference_config=("conf/other_decode.yaml", {11, 12})),
     **dict(inference_args=("--x 1", {11, 12}), stream_decode=("false", {14})),
     **dict(
@@ -77,7 +77,7 @@ PLACES = {
 }
 # Tested by themselves, below: which stages are asked for, and what they run with.
 OTHERS = set("stage stop_stage dry_run ngpu python skip_upload_hf test_sets".split())
-OTHERS.add("speed_perturb_factors")
+OTHERS |= {"speed_perturb_factors", "pseudo_text"}
 
 
 def closure(stages: set[int]) -> set[int]:
@@ -252,6 +252,24 @@ def test_changed_data_is_seen(recipe, name):
     assert found == {3, 4, 5, 6, 11, 12, 13}
 
 
+def test_of_an_espnet_teacher_only_config_and_models_count(recipe):
+    teacher = recipe / "exp/asr_teacher"
+    (teacher / "config.yaml").write_text("encoder: conformer\n")
+    (recipe / "conf/teachers.yaml").write_text(
+        f"- {{name: a, upstream: espnet_local, path_or_url: {teacher}}}\n"
+    )
+    options = dict(stop_stage="9", stage="1")
+    (recipe / "bin/python3").write_text(
+        (recipe / "bin/python3").read_text().replace("*mtkd_preflight* | ", "")
+    )
+    assert run(recipe, **options).returncode == 0
+    (teacher / "RESULTS.md").write_text("written by scoring\n")
+    (teacher / "train.log").write_text("...\n")
+    assert planned(run(recipe, stop_stage="9", dry_run="true")) == set()
+    (teacher / "valid.loss.ave.pth").write_text("other weights")
+    assert planned(run(recipe, stop_stage="9", dry_run="true")) == {7, 9}
+
+
 def test_corrected_transcripts_do_not_cost_the_pretraining(recipe):
     assert run(recipe).returncode == 0
     path = recipe / "data/train/text"
@@ -292,6 +310,62 @@ def test_pseudo_labels_do_not_need_teachers(recipe):
     result = run(recipe, **options, unlabelled_sets="data/es", pseudo_labels="true")
     assert result.returncode == 0, result.stdout[-2000:]
     assert any("mtkd_pseudo_label" in x for x in calls(recipe))
+
+
+def with_text(recipe, text="es-0 ONE\n"):
+    (recipe / "whisper.txt").write_text(text)
+    return dict(unlabelled_sets="data/es", pseudo_text="whisper.txt", asr_tag="a")
+
+
+def test_transcripts_of_any_recogniser_need_no_teacher(recipe):
+    options = with_text(recipe)
+    result = run(recipe, **options, teachers="none")
+    assert result.returncode == 0, result.stdout[-2000:]
+    found = calls(recipe)
+    (line,) = [x for x in found if "mtkd_pseudo_label" in x]
+    assert "--text whisper.txt --labelled dump/raw/train --unlabelled" in line
+    assert not {"--asr_exp", "--decode_dir", "--alone"} & set(line.split())
+    assert "--out_dir dump/raw/train_pseudo_text_whisper --" in line
+    trained = [x for x in found if x.startswith("asr 11")]
+    assert trained and all("sets=train_pseudo_text_whisper," in x for x in trained)
+
+
+@pytest.mark.parametrize("change", ["text", "confidences", "alone"])
+def test_other_transcripts_train_anew(recipe, change):
+    options = with_text(recipe)
+    assert run(recipe, **options).returncode == 0
+    assert planned(run(recipe, **options, dry_run="true")) == set()
+    if change == "text":
+        options = with_text(recipe, "es-0 THREE FOUR\n")
+    elif change == "confidences":
+        (recipe / "whisper.txt.confidence").write_text("es-0 0.9\n")
+    else:
+        options["pseudo_alone"] = "true"
+    assert planned(run(recipe, **options, dry_run="true")) == {11, 12, 13}
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(pseudo_text="none.txt", unlabelled_sets="data/es"), "no such file: none"),
+        (dict(pseudo_text="a.txt"), "--pseudo_text needs --unlabelled_sets"),
+        (dict(pseudo_alone="true"), "--pseudo_alone true needs --pseudo_text"),
+        (
+            dict(
+                pseudo_text="a.txt",
+                pseudo_labels="true",
+                kd_teacher_exp="exp/asr_teacher",
+                unlabelled_sets="data/es",
+            ),
+            "expected no --pseudo_labels true",
+        ),
+    ],
+)
+def test_options_of_pseudo_labels_that_do_not_fit_are_refused(recipe, options, message):
+    (recipe / "a.txt").write_text("es-0 ONE\n")
+    result = run(recipe, **options)
+    assert result.returncode == 2 and message in result.stdout
+    assert calls(recipe) == []
 
 
 def test_nothing_in_pack_args_is_run(recipe):

@@ -764,7 +764,7 @@ def test_a_checkpoint_of_another_upstream_leads_to_that_one(checkpoints, given, 
     assert len(hidden_states(path, upstream)) == 5
 
 
-def test_an_espnet_model_leads_to_the_upstream_of_students(tmp_path):
+def test_an_espnet_model_leads_to_the_upstreams_that_read_it(tmp_path):
     from espnet2.tasks.asr import ASRTask
 
     config = {
@@ -785,10 +785,13 @@ def test_an_espnet_model_leads_to_the_upstream_of_students(tmp_path):
     ):
         message = message_of(path)
         assert what in message
-        named = re.search(r"upstream: (\w+), path_or_url: (\S+)", message).groups()
-        assert named == ("mtkd_student", str(tmp_path))
-    teacher = S3PRLTeacher(TeacherConfig("t", named[0], path_or_url=named[1]))
-    assert teacher.num_layers == 3
+        named = re.findall(r"upstream: (\w+), path_or_url: (\S+)", message)
+        assert dict(named) == dict.fromkeys(
+            ("espnet_local", "mtkd_student"), str(tmp_path)
+        )
+    for upstream, where in named:
+        teacher = S3PRLTeacher(TeacherConfig("t", upstream, path_or_url=where))
+        assert teacher.num_layers == 3
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ Stages:
     9  pre-train the encoder on the teachers        -> <expdir>/mtkd_<tag>
     10 check that stage 11 takes over the encoder whole
     11 pseudo-labels by --kd_teacher_exp            -> <dumpdir>/raw/<train_set>_pseudo_<teacher>
+       or those of --pseudo_text                    -> <dumpdir>/raw/<train_set>_pseudo_text_<name>
        its best paths                               -> <expdir>/mtkd_paths_<teacher>
        train the transducer                         -> <expdir>/asr_<tag>
     12 decode (streaming students chunk by chunk    -> <expdir>/asr_<tag>/<decoding>/<set>
@@ -101,7 +102,7 @@ for name in train_set valid_set test_sets; do
 done
 for dset in ${unlabelled_sets}; do is_plain dset; done
 for name in train_set valid_set expdir dumpdir mtkd_tag mtkd_exp asr_tag asr_exp targets_dir \
-    paths_dir kd_teacher_exp kd_teacher_model teachers train_config asr_config lang \
+    paths_dir kd_teacher_exp kd_teacher_model pseudo_text teachers train_config asr_config lang \
     inference_config inference_asr_model pretrained_checkpoint; do
     is_plain "${name}"
 done
@@ -166,6 +167,16 @@ if [[ " ${keep_teachers}" = *" unlabelled="* && ! "${keep_teachers} " =~ unlabel
     && [ -z "${unlabelled_sets}" ]; then
     fail "--keep_teachers: 'unlabelled' needs --unlabelled_sets, found '${keep_teachers}'"
 fi
+if [ -n "${pseudo_text}" ]; then
+    "${pseudo_labels}" && fail "--pseudo_text: expected no --pseudo_labels true beside it, which has" \
+        "the teacher transducer transcribe the same audio: leave one of them out"
+    [ -n "${unlabelled_sets}" ] || fail "--pseudo_text needs --unlabelled_sets, whose transcripts it has"
+    # What stages 3 to 7 format has to be there before it can be transcribed.
+    [ "${stop_stage}" -lt 11 ] || is_file pseudo_text
+fi
+if "${pseudo_alone}" && ! "${pseudo_labels}" && [ -z "${pseudo_text}" ]; then
+    fail "--pseudo_alone true needs --pseudo_text, or --pseudo_labels true"
+fi
 if [ -z "${num_threads}" ]; then
     if [ "${ngpu}" -eq 0 ]; then num_threads=$(nproc); else num_threads=1; fi
 fi
@@ -221,7 +232,10 @@ if [ -z "${asr_tag}" ]; then
     [ "${teachers}" != none ] || asr_tag=${_student}_scratch${_seed}
     [ -z "${kd_teacher_exp}" ] || asr_tag+=_kd$(_args_tag "${paths_args}" "${kd_args}")
     [ -z "${keep_teachers}" ] || asr_tag+=_keep$(_args_tag "${keep_teachers}")
+    _name=$(basename "${pseudo_text}")
+    [ -z "${pseudo_text}" ] || asr_tag+=_pseudo_text_${_name%.txt}$(_args_tag "${pseudo_args}")
     ! "${pseudo_labels}" || asr_tag+=_pseudo$(_args_tag "${pseudo_args}")
+    ! "${pseudo_alone}" || asr_tag+=_alone
     asr_tag+=$(_args_tag "${asr_args}")
     [ "${head_args}" = "${_head_args}" ] || asr_tag+=_head$(_args_tag "${head_args}")
     [ "${finetune_args}" = "${_finetune_args}" ] || asr_tag+=_finetune$(_args_tag "${finetune_args}")
@@ -263,10 +277,15 @@ packed_model=${asr_exp}/${asr_exp##*/}_${inference_asr_model%.*}.zip
 # What stage 11 trains on: the training set, or what pseudo-labels make of it.
 kd_train_set=${train_set}
 kd_stats_dir=${asr_stats_dir}
-if "${pseudo_labels}"; then
-    kd_train_set+=_pseudo_$(basename "${kd_teacher_exp}")
-    kd_stats_dir+=_pseudo_$(basename "${kd_teacher_exp}")
+pseudo=
+! "${pseudo_labels}" || pseudo=_pseudo_$(basename "${kd_teacher_exp}")
+if [ -n "${pseudo_text}" ]; then
+    pseudo=$(basename "${pseudo_text}")
+    pseudo=_pseudo_text_${pseudo%.txt}
 fi
+! "${pseudo_alone}" || pseudo+=_alone
+kd_train_set+=${pseudo}
+kd_stats_dir+=${pseudo}
 if [ "${teachers}" = none ]; then
     head_args=
     finetune_args=
@@ -308,7 +327,7 @@ depends=(
     [11_pseudo]="stage:teacher stage:unlabelled stage:5 pseudo_args inference_args
         yaml:--inference_config:${inference_config}"
     [11_paths]="stage:teacher stage:5 paths_args"
-    [11]="stage:6 feats_normalize asr_args pseudo_labels seed yaml:--asr_config:${asr_config}
+    [11]="stage:6 feats_normalize asr_args pseudo_labels pseudo_text pseudo_alone seed yaml:--asr_config:${asr_config}
         weights:--asr_config:${asr_config}"
     [12]="stage:11 inference_asr_model"
     [14]="stage:11 inference_asr_model inference_args yaml:--inference_config:${inference_config}
@@ -340,8 +359,14 @@ done
 [ "${teacher_mode}" = live ] || depends[9]+=" stage:8"
 [ "${teachers}" = none ] || depends[11]+=" stage:9 pretrained_checkpoint head_args finetune_args"
 [ -z "${keep_teachers}" ] || depends[11]+=" keep_teachers"
+if [ -n "${pseudo_text}" ]; then
+    depends[11_pseudo]="stage:unlabelled stage:5 pseudo_text pseudo_args
+        file:pseudo_text:${pseudo_text} file:confidences:${pseudo_text}.confidence"
+fi
+depends[11_pseudo]+=" pseudo_alone"
+[ -z "${pseudo}" ] || depends[11]+=" stage:11_pseudo"
 if [ -n "${kd_teacher_exp}" ]; then
-    ! "${pseudo_labels}" || depends[11_paths]+=" stage:11_pseudo"
+    [ -z "${pseudo}" ] || depends[11_paths]+=" stage:11_pseudo"
     depends[11]+=" stage:11_paths kd_args"
 fi
 
@@ -561,28 +586,37 @@ check_handover() {
         --wav_scp "${_valid}/wav.scp"
 }
 
-# Stage 11: the teacher's transcripts of the unlabelled sets, and lengths of the whole
+# Stage 11: the transcripts of the unlabelled sets, and lengths of the whole
 # -> ${dumpdir}/raw/${kd_train_set}, ${kd_stats_dir}
 label_unlabelled() {
-    local decoded=${kd_teacher_exp}/decode_unlabelled
-    asr 12 --asr_exp "${kd_teacher_exp}" --test_sets "${_unlabelled[*]##*/}" \
-        --python "${with_plugin}" \
-        --inference_asr_model "${kd_teacher_model}" --inference_tag decode_unlabelled
+    local decoded=${dumpdir}/raw/${kd_train_set}${_sp} which=()
+    if [ -n "${pseudo_text}" ]; then
+        which=(--text "${pseudo_text}")
+    else
+        decoded=${kd_teacher_exp}/decode_unlabelled
+        transcribe_unlabelled
+        which=(--asr_exp "${kd_teacher_exp}" --model_file "${kd_teacher_model}"
+            --decode_dir "${decoded}" --ngpu "$((ngpu > 0 ? 1 : 0))")
+    fi
+    ! "${pseudo_alone}" || which+=(--alone)
     log "log: ${decoded}/pseudo_label.log"
     # shellcheck disable=SC2086
     with_last_line "${decoded}/pseudo_label.log" \
         ${cuda_cmd} --gpu "$((ngpu > 0 ? 1 : 0))" "${decoded}/pseudo_label.log" \
-            ${python} -m espnet_mtkd.bin.mtkd_pseudo_label --asr_exp "${kd_teacher_exp}" \
-                --model_file "${kd_teacher_model}" --decode_dir "${decoded}" \
+            ${python} -m espnet_mtkd.bin.mtkd_pseudo_label "${which[@]}" \
                 --labelled "${_train}" --unlabelled "${_unlabelled[@]}" \
                 --out_dir "${dumpdir}/raw/${kd_train_set}${_sp}" \
-                --shape_dir "${mtkd_stats_dir}" --nj "${nj}" \
-                --ngpu "$((ngpu > 0 ? 1 : 0))" ${pseudo_args}
-    grep -E 'transcripts kept|no transcript is kept' "${decoded}/pseudo_label.log" || true
+                --shape_dir "${mtkd_stats_dir}" --nj "${nj}" ${pseudo_args}
+    grep -E 'transcripts kept|no transcript is kept|utterances are in ' "${decoded}/pseudo_label.log" || true
     asr 10 --asr_config "${stats_config}" --asr_args "${stats_args}" --feats_normalize global_mvn \
         --train_set "${kd_train_set}" --asr_stats_dir "${kd_stats_dir}"
     # The encoder was pre-trained on features normalised by the labelled set's statistics.
     cp "${asr_stats_dir}/train/feats_stats.npz" "${kd_stats_dir}/train/"
+}
+transcribe_unlabelled() {
+    asr 12 --asr_exp "${kd_teacher_exp}" --test_sets "${_unlabelled[*]##*/}" \
+        --python "${with_plugin}" \
+        --inference_asr_model "${kd_teacher_model}" --inference_tag decode_unlabelled
 }
 
 # Stage 11: ${kd_teacher_exp}, ${dumpdir}/raw/${kd_train_set} -> ${paths_dir}
@@ -719,7 +753,7 @@ check_files() {  # <further arguments>: of the data directories that are there
     for name in "${_sets[@]/#/data/}" ${unlabelled_sets}; do
         [ ! -f "${name}/wav.scp" ] || dirs+=("${name}")
     done
-    if "${pseudo_labels}"; then
+    if [ -n "${pseudo}" ]; then
         set -- "$@" --distinct
         for name in "data/${train_set}" ${unlabelled_sets}; do
             [ ! -f "${name}/wav.scp" ] || set -- "$@" "${name}"
@@ -811,9 +845,9 @@ all_stages() {
     run_stage 10 "${mtkd_exp}/.done_handover_${asr_exp##*/}" "${mtkd_exp}" \
         "hand-over: ${mtkd_exp}/${pretrained_checkpoint} -> the encoder of ${asr_config}" \
         check_handover
-    if "${pseudo_labels}"; then
+    if [ -n "${pseudo}" ]; then
         run_stage 11_pseudo "${dumpdir}/raw/${kd_train_set}${_sp}/.done" "${kd_stats_dir}" \
-            "pseudo-labels: ${kd_teacher_exp}, ${unlabelled_sets} -> ${dumpdir}/raw/${kd_train_set}${_sp}" \
+            "pseudo-labels: ${pseudo_text:-${kd_teacher_exp}}, ${unlabelled_sets} -> ${dumpdir}/raw/${kd_train_set}${_sp}" \
             label_unlabelled
     fi
     if [ -n "${kd_teacher_exp}" ]; then

