@@ -110,8 +110,8 @@ def main(cmd=None):
             raise ConfigError(f"--{name}: expected from 1, found {getattr(args, name)}")
     from espnet_mtkd.data.kaldi import read_lines
     from espnet_mtkd.transducer.curve import draw_curve, format_curve
-    from espnet_mtkd.transducer.pseudo import describe_kept
     from espnet_mtkd.transducer.invented import InventionFilters, judge_hypothesis
+    from espnet_mtkd.transducer.pseudo import describe_kept
     from espnet_mtkd.transducer.recogniser import Recogniser
     from espnet_mtkd.transducer.transcribe import (
         HYPOTHESES,

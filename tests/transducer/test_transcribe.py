@@ -188,7 +188,7 @@ def test_filters_leave_out_and_count(whisper, data, tmp_path, capsys):
     assert end.value.code == 4
     captured = capsys.readouterr()
     assert "no transcript is kept of 5" in captured.err
-    assert "left out: " in captured.out
+    assert "transcripts kept" in captured.out
     rows = (tmp_path / "w.txt.tsv").read_text().splitlines()
     assert len(rows) == 6 and all("\t0\t" in row for row in rows[1:])
 
