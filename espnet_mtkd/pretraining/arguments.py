@@ -85,6 +85,13 @@ def add_distillation_arguments(group) -> None:
         help="Weights of the loss's parts: l1, mse, cosine",
     )
     group.add_argument(
+        "--mask_conf",
+        action=NestedDictAction,
+        default=dict(),
+        help="Spans of the student's features that are masked: time_prob (0), "
+        "time_length (10 frames), channel_prob (0), channel_length (5 channels)",
+    )
+    group.add_argument(
         "--init",
         type=lambda x: str_or_none(x.lower()),
         default=None,

@@ -9,6 +9,7 @@ from espnet2.tasks.abs_task import AbsTask
 from espnet2.torch_utils.initialize import initialize
 from espnet2.train.collate_fn import CommonCollateFn
 
+from espnet_mtkd.augment.masks import parse_mask_options
 from espnet_mtkd.data.kaldi import read_lengths, read_wav_scp
 from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.files import read_yaml
@@ -148,6 +149,7 @@ class MTKDTask(SpawnedErrors, AutomaticSteps, AbsTask):
         if args.student_config is not None:
             read_student_config(args)
         check_config(args)
+        masks = parse_mask_options(args.mask_conf)
         configs = parse_teachers(args.teachers)
         args.teachers = [
             {**vars(c), "layers": None if c.layers is None else list(c.layers)}
@@ -161,6 +163,7 @@ class MTKDTask(SpawnedErrors, AutomaticSteps, AbsTask):
             normalize=normalize,
             encoder=encoder,
             teachers=teachers,
+            masks=masks,
             **objective_options(args),
         )
         logging.info(
