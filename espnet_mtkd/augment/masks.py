@@ -29,9 +29,9 @@ class MaskOptions:
         channel_length: of a span, in channels (mel bins).
     """
 
-    time_prob: float = number(0.0, 0, 1)
+    time_prob: float = number(0.0, 0.0, 1.0)
     time_length: int = number(10, 1, 1000)
-    channel_prob: float = number(0.0, 0, 1)
+    channel_prob: float = number(0.0, 0.0, 1.0)
     channel_length: int = number(5, 1, 1000)
 
 

@@ -13,9 +13,8 @@ def read_section(name: str, options: type, conf: Mapping | None):
 
     Args:
         name: of the section, for messages.
-        options: a dataclass whose fields are the section's keys. A field's metadata has
-            `within`, the least and the greatest value, both allowed; and `is_range`,
-            where the section has the two ends of a range in place of one number.
+        options: a dataclass whose fields are the section's keys; for those with limits
+            see `number` and `number_range`.
         conf: the section; None where it stands there without content.
 
     Raises:
@@ -51,12 +50,13 @@ def check_value(where: str, field: dataclasses.Field, value):
     if "within" not in field.metadata:
         return value
     low, high = field.metadata["within"]
-    kinds, kind = ((int,), "integer") if field.type is int else ((int, float), "number")
+    is_whole = field.metadata["is_whole"]
+    kinds, kind = ((int,), "integer") if is_whole else ((int, float), "number")
 
     def is_meant(x) -> bool:
         return type(x) in kinds and math.isfinite(x) and low <= x <= high
 
-    if not field.metadata.get("is_range"):
+    if not field.metadata["is_range"]:
         if not is_meant(value):
             raise ConfigError(
                 f"{where}: expected one {kind} from {low:g} to {high:g}, found "
@@ -73,12 +73,19 @@ def check_value(where: str, field: dataclasses.Field, value):
 
 
 def number(default, low, high):
-    """A field with one number from `low` to `high`."""
-    return dataclasses.field(default=default, metadata={"within": (low, high)})
+    """A field with one number from `low` to `high`; an integer where these are."""
+    return _field(default, low, high, is_range=False)
 
 
 def number_range(default: tuple, low, high):
-    """A field with the two ends of a range within `low` to `high`."""
-    return dataclasses.field(
-        default=default, metadata={"within": (low, high), "is_range": True}
-    )
+    """A field with two numbers, the ends of a range within `low` to `high`; likewise.
+
+    In the dataclass a pair, in the section a list.
+    """
+    return _field(default, low, high, is_range=True)
+
+
+def _field(default, low, high, is_range: bool):
+    whole = type(low) is type(high) is int
+    limits = {"within": (low, high), "is_range": is_range, "is_whole": whole}
+    return dataclasses.field(default=default, metadata=limits)

@@ -76,8 +76,10 @@ class ESPnetMTKDModel(AbsESPnetModel):
         Args:
             speech: (B, N) waveforms at 16 kHz.
             speech_lengths: (B,) samples.
-            kwargs: `utt_id`, list of B strings, and `is_unlabelled`, (1,) bool, where
-                labelled and unlabelled batches are mixed, are used; the rest is not.
+            kwargs: `utt_id`, list of B strings; `heard`, (B, N), what the student hears
+                where it is not `speech`, which the teachers hear; and `is_unlabelled`,
+                (1,) bool, where labelled and unlabelled batches are mixed; the rest is
+                not used.
 
         Returns:
             Scalar loss, statistics, and their weight, as ESPnet's trainer expects them.
@@ -90,7 +92,8 @@ class ESPnetMTKDModel(AbsESPnetModel):
         utt_ids = kwargs.get("utt_id")
         speech = speech[:, : speech_lengths.max()]
         targets = self.teachers(speech, speech_lengths, utt_ids)
-        h_BTD, h_lengths = self.encode(speech, speech_lengths)
+        heard = kwargs.get("heard", speech)
+        h_BTD, h_lengths = self.encode(heard, speech_lengths)
 
         loss, stats, num_frames = self.objective(h_BTD, h_lengths, targets, utt_ids)
         stats["loss"] = loss.detach()
