@@ -7,22 +7,29 @@ from espnet2.iterators.abs_iter_factory import AbsIterFactory
 
 from espnet_mtkd.augment.ears import NoisyEars
 from espnet_mtkd.augment.noise_files import check_noises, find_noises
-from espnet_mtkd.augment.noise_options import SECTION, parse_noise_options
+from espnet_mtkd.augment.noise_options import (
+    SECTION,
+    NoiseOptions,
+    parse_noise_options,
+)
 from espnet_mtkd.data.kaldi import read_lengths, read_wav_scp
 from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.pretraining.datasets import data_set_name
 
 
 def check_noise(args: argparse.Namespace) -> None:
-    """Refuse a `noise_conf` that cannot be followed, before anything is loaded.
+    """Refuse a `noise_conf` that cannot be followed, before audio is loaded.
 
     Args:
         args: ESPnet's arguments.
 
     Raises:
-        ConfigError: see `parse_noise_options`; or a loader that makes no noise.
+        ConfigError: see `parse_noise_options`; or a loader that makes no noise. While
+            statistics are collected, hours before the training, see `list_noises` too.
     """
     options = parse_noise_options(args.noise_conf)
+    if getattr(args, "collect_stats", False):
+        list_noises(options)
     if options.prob == 0:
         return
     if getattr(args, "multiple_iterator", False):
@@ -37,6 +44,17 @@ def check_noise(args: argparse.Namespace) -> None:
         )
 
 
+def list_noises(options: NoiseOptions) -> list[str]:
+    """Files of `noise_dir`, their headers looked at; none without it.
+
+    Raises:
+        ConfigError: see `find_noises` and `check_noises`.
+    """
+    noises = [] if options.noise_dir is None else find_noises(options.noise_dir)
+    check_noises(noises)
+    return noises
+
+
 def build_ears(args: argparse.Namespace) -> NoisyEars | None:
     """What disturbs the student's audio in this training; None where nothing does.
 
@@ -44,14 +62,13 @@ def build_ears(args: argparse.Namespace) -> NoisyEars | None:
         args: ESPnet's arguments.
 
     Raises:
-        ConfigError: see `find_noises`, `check_noises` and `NoisyEars`.
+        ConfigError: see `list_noises` and `NoisyEars`.
         DataError: see `read_wav_scp` and `read_lengths`.
     """
     options = parse_noise_options(args.noise_conf)
     if options.prob == 0:
         return None
-    noises = [] if options.noise_dir is None else find_noises(options.noise_dir)
-    check_noises(noises)
+    noises = list_noises(options)
     return NoisyEars(options, args.seed, training_audio(args), noises)
 
 
