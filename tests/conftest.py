@@ -30,6 +30,8 @@ WHOLE = (
     *("test_the_seed_chooses_the_students_weights", "test_stock_espnet_trains_from"),
     *("test_codes_are_learnt_by_cross_entropy", "test_paths_change_the_training"),
     *("test_stored_targets_teach_what_live", "test_first_two_epochs_and_the_resumed"),
+    *("test_a_learnt_mask_stays_behind", "test_noise_depends_on_neither"),
+    "test_teachers_hear_clean_audio",
     *("test_options_of_run_sh_exist", "test_launch.py", "test_ctrl_c_"),
     *("test_lines_are_there_before_the_end", "test_a_second_extraction_changes"),
     *("tests/transducer/test_kept.py", "test_paths_and_kept_teachers_go"),

@@ -12,7 +12,7 @@ LAYERS = (
     {"errors"},
     {"compat", "files"},
     {"data", "objective"},
-    {"teachers"},
+    {"augment", "teachers"},
     {"targets"},
     {"student"},
     {"training"},

@@ -85,6 +85,22 @@ def add_distillation_arguments(group) -> None:
         help="Weights of the loss's parts: l1, mse, cosine",
     )
     group.add_argument(
+        "--mask_conf",
+        action=NestedDictAction,
+        default=dict(),
+        help="Spans of the student's features that are masked: time_prob (0), "
+        "time_length (10 frames), channel_prob (0), channel_length (5 channels)",
+    )
+    group.add_argument(
+        "--noise_conf",
+        action=NestedDictAction,
+        default=dict(),
+        help="What the student hears and the teachers do not: prob (0: share of the "
+        "utterances), snr (5 to 20 dB), babble (0.4), voices (3 to 7), colour (0.2), "
+        "slope (0 to 2), files (0), noise_dir, room (0.3), decay (0.1 to 0.6 s), "
+        "direct (0 to 12 dB), gain (-6 to 6 dB)",
+    )
+    group.add_argument(
         "--init",
         type=lambda x: str_or_none(x.lower()),
         default=None,

@@ -183,12 +183,16 @@ class CheckedBatches:
 
         Raises:
             DataError: audio with several channels, or with NaN or infinite samples,
-                named by its utterance.
+                named by its utterance; or what a loader's worker has found.
         """
         try:
             for utt_ids, batch in self.batches:
                 check_speech(utt_ids, batch["speech"])
                 yield utt_ids, batch
+        except DataError as e:
+            # PyTorch puts the traceback of a loader's worker before the message.
+            head, _, message = str(e).rpartition(f"{DataError.__name__}: ")
+            raise DataError(message.strip()) if "Traceback" in head else e from None
         except RuntimeError as e:
             if "Sampling rates are mismatched" in str(e):
                 self.explain()

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from espnet2.iterators.abs_iter_factory import AbsIterFactory
 
+from espnet_mtkd.pretraining.datasets import NamedCollateFn
 from espnet_mtkd.training.position import skip
 
 
@@ -52,7 +53,7 @@ class MixedIterFactory(AbsIterFactory):
         num = max(1, round(self.ratio * len(labelled)))
         chosen = self.choose(num * (epoch - 1), num)
         loaders = [
-            factory_loader(factory, [b for j, b in chosen if j == i])
+            factory_loader(factory, [b for j, b in chosen if j == i], epoch)
             for i, factory in enumerate(self.unlabelled)
         ]
         return MixedIter(labelled, loaders, [i for i, _ in chosen])
@@ -74,14 +75,23 @@ class MixedIterFactory(AbsIterFactory):
         return chosen
 
 
-def factory_loader(factory, batches):
-    """A loader of given batches with the settings of a `SequenceIterFactory`."""
+def factory_loader(factory, batches, epoch: int):
+    """A loader of given batches with the settings of a `SequenceIterFactory`.
+
+    Args:
+        factory: whose collate function may be a `NamedCollateFn`.
+        batches: lists of utterance ids.
+        epoch: that they are of, from 1.
+    """
+    collate_fn = factory.collate_fn
+    if isinstance(collate_fn, NamedCollateFn):
+        collate_fn = collate_fn.at(epoch)
     return torch.utils.data.DataLoader(
         dataset=factory.dataset,
         batch_sampler=batches,
         num_workers=factory.num_workers if batches else 0,
         pin_memory=factory.pin_memory,
-        collate_fn=factory.collate_fn,
+        collate_fn=collate_fn,
     )
 
 

@@ -9,6 +9,7 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import nn
 
+from espnet_mtkd.augment.masks import MaskOptions, SpanMask
 from espnet_mtkd.objective.losses import CodebookLoss, EmbeddingLoss
 from espnet_mtkd.objective.objective import DistillationObjective
 from espnet_mtkd.student.frames import FrameGrid
@@ -27,6 +28,7 @@ class ESPnetMTKDModel(AbsESPnetModel):
             it stays out of `state_dict()`, `parameters()` and DDP.
         loss, align, target_delay: of `DistillationObjective`.
         extract_feats_in_collect_stats: ESPnet's option of that name.
+        masks: over spans of the features; the learnt vector is no part of the student.
 
     Attributes:
         frames: `FrameGrid`, where the encoder's frames lie in the audio.
@@ -46,6 +48,7 @@ class ESPnetMTKDModel(AbsESPnetModel):
         align: str = "concat",
         target_delay: int = 0,
         extract_feats_in_collect_stats: bool = True,
+        masks: MaskOptions | None = None,
     ):
         super().__init__()
         assert not isinstance(teachers, nn.Module), "a teacher would enter checkpoints"
@@ -65,6 +68,7 @@ class ESPnetMTKDModel(AbsESPnetModel):
             align,
             target_delay,
         )
+        self.mask = SpanMask.of(frontend.output_size(), masks)
 
     def forward(self, speech, speech_lengths, **kwargs):
         """Loss of one batch.
@@ -72,8 +76,10 @@ class ESPnetMTKDModel(AbsESPnetModel):
         Args:
             speech: (B, N) waveforms at 16 kHz.
             speech_lengths: (B,) samples.
-            kwargs: `utt_id`, list of B strings, and `is_unlabelled`, (1,) bool, where
-                labelled and unlabelled batches are mixed, are used; the rest is not.
+            kwargs: `utt_id`, list of B strings; `heard`, (B, N), what the student hears
+                where it is not `speech`, which the teachers hear; and `is_unlabelled`,
+                (1,) bool, where labelled and unlabelled batches are mixed; the rest is
+                not used.
 
         Returns:
             Scalar loss, statistics, and their weight, as ESPnet's trainer expects them.
@@ -86,7 +92,8 @@ class ESPnetMTKDModel(AbsESPnetModel):
         utt_ids = kwargs.get("utt_id")
         speech = speech[:, : speech_lengths.max()]
         targets = self.teachers(speech, speech_lengths, utt_ids)
-        h_BTD, h_lengths = self.encode(speech, speech_lengths)
+        heard = kwargs.get("heard", speech)
+        h_BTD, h_lengths = self.encode(heard, speech_lengths)
 
         loss, stats, num_frames = self.objective(h_BTD, h_lengths, targets, utt_ids)
         stats["loss"] = loss.detach()
@@ -101,7 +108,8 @@ class ESPnetMTKDModel(AbsESPnetModel):
     def encode(self, speech, speech_lengths):
         """Waveforms (B, N), (B,) -> encoder output (B, T, D), (B,).
 
-        SpecAugment masks only what the student hears, and only in training mode.
+        SpecAugment and span masks fall on what the student hears alone, and only in
+        training mode.
         """
         with torch.autocast(speech.device.type, enabled=False):
             feats, lengths = self._extract_feats(speech, speech_lengths)
@@ -109,6 +117,8 @@ class ESPnetMTKDModel(AbsESPnetModel):
                 feats, lengths = self.specaug(feats, lengths)
             if self.normalize is not None:
                 feats, lengths = self.normalize(feats, lengths)
+            if self.mask is not None:
+                feats = self.mask(feats, lengths)
         h_BTD, lengths, _ = self.encoder(feats, lengths)
         if isinstance(h_BTD, tuple):  # with interctc_layer_idx
             h_BTD = h_BTD[0]

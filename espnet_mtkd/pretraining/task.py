@@ -9,6 +9,7 @@ from espnet2.tasks.abs_task import AbsTask
 from espnet2.torch_utils.initialize import initialize
 from espnet2.train.collate_fn import CommonCollateFn
 
+from espnet_mtkd.augment.masks import parse_mask_options
 from espnet_mtkd.data.kaldi import read_lengths, read_wav_scp
 from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.files import read_yaml
@@ -19,6 +20,7 @@ from espnet_mtkd.pretraining.datasets import (
     check_names,
     data_set_name,
 )
+from espnet_mtkd.pretraining.heard import EpochIterFactory, build_ears, check_noise
 from espnet_mtkd.pretraining.launch import SpawnedErrors
 from espnet_mtkd.pretraining.mixing import MixedIterFactory
 from espnet_mtkd.pretraining.model import ESPnetMTKDModel
@@ -92,12 +94,13 @@ class MTKDTask(SpawnedErrors, AutomaticSteps, AbsTask):
 
     @classmethod
     def build_iter_factory(cls, args, distributed_option, mode, kwargs=None):
-        """ESPnet's, with the unlabelled audio mixed in for training.
+        """ESPnet's; for training with noise, and with unlabelled audio mixed in.
 
         Args:
             args, distributed_option, mode, kwargs: see `AbsTask.build_iter_factory`.
 
         Raises:
+            ConfigError: see `build_ears`.
             DataError: a wav.scp or a file of lengths that cannot be read.
         """
 
@@ -109,8 +112,20 @@ class MTKDTask(SpawnedErrors, AutomaticSteps, AbsTask):
                 raise
 
         build_by_espnet = super().build_iter_factory
+        if mode != "train":
+            return build(args, distributed_option, mode, kwargs)
+        ears = build_ears(args)
+
+        def collate(scp):
+            clean = cls.build_collate_fn(args, train=True)
+            return NamedCollateFn(data_set_name(scp), clean, ears)
+
+        scp = args.train_data_path_and_name_and_type[0][0]
+        kwargs = {"collate_fn": collate(scp), **(kwargs or {})}
         factory = build(args, distributed_option, mode, kwargs)
-        if mode != "train" or not args.unlabelled_wav_scp:
+        if ears is not None:
+            factory = EpochIterFactory(factory)
+        if not args.unlabelled_wav_scp:
             return factory
         unlabelled = [
             build(
@@ -120,9 +135,7 @@ class MTKDTask(SpawnedErrors, AutomaticSteps, AbsTask):
                 {
                     "data_path_and_name_and_type": [(scp, "speech", "sound")],
                     "shape_files": [shape],
-                    "collate_fn": NamedCollateFn(
-                        data_set_name(scp), cls.build_collate_fn(args, train=True)
-                    ),
+                    "collate_fn": collate(scp),
                 },
             )
             for scp, shape in zip(
@@ -143,11 +156,14 @@ class MTKDTask(SpawnedErrors, AutomaticSteps, AbsTask):
             The model of stage 1.
 
         Raises:
-            ConfigError: see `check_config`, `parse_teachers`, `check_upstream`.
+            ConfigError: see `check_config`, `parse_mask_options`, `check_noise`,
+                `parse_teachers`, `check_upstream`.
         """
         if args.student_config is not None:
             read_student_config(args)
         check_config(args)
+        masks = parse_mask_options(args.mask_conf)
+        check_noise(args)
         configs = parse_teachers(args.teachers)
         args.teachers = [
             {**vars(c), "layers": None if c.layers is None else list(c.layers)}
@@ -161,6 +177,7 @@ class MTKDTask(SpawnedErrors, AutomaticSteps, AbsTask):
             normalize=normalize,
             encoder=encoder,
             teachers=teachers,
+            masks=masks,
             **objective_options(args),
         )
         logging.info(

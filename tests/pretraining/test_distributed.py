@@ -116,3 +116,23 @@ def test_two_processes_update_as_one_does(command, tmp_path):
         for name in ("loss", "loss_whisper_l3", "loss_hubert_l1", "loss_hubert_l4"):
             expected = pytest.approx(one_stats[phase][name], rel=TOLERANCE)
             assert two_stats[phase][name] == expected, (phase, name)
+
+
+def test_two_processes_hear_the_noise_that_one_does(command, tmp_path):
+    noise = []
+    for word in ("prob=1.0", "room=0.5"):
+        noise += ["--noise_conf", word]
+    one, one_stats, _ = run([*command, *noise], tmp_path / "one", 1)
+    two, two_stats, _ = run([*command, *noise], tmp_path / "two", 2)
+    for name, value in one.items():
+        assert torch.allclose(value, two[name], rtol=TOLERANCE, atol=TOLERANCE), name
+    expected = pytest.approx(one_stats["train"]["loss"], rel=TOLERANCE)
+    assert two_stats["train"]["loss"] == expected
+
+
+def test_two_processes_learn_one_mask(command, tmp_path):
+    """Each draws masks of its own share, so they are not those of one process."""
+    masks = ["--mask_conf", "time_prob=0.65", "--mask_conf", "channel_prob=0.2"]
+    state, stats, _ = run([*command, *masks], tmp_path / "two", 2)
+    assert state["mask.embedding"].abs().max() > 0
+    assert 0 < stats["train"]["loss"] < 10

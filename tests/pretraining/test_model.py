@@ -114,6 +114,24 @@ def test_the_loss_is_the_one_computed_by_hand(model, teachers, delay):
     assert weight.item() == pytest.approx(np.mean(num_student_frames))
 
 
+def test_the_student_hears_noise_and_the_teachers_do_not(model, teachers):
+    model.eval()
+    speech, lengths = batch(1.6, 2.0)
+    generator = torch.Generator().manual_seed(1)
+    heard = speech + 0.1 * torch.randn(speech.shape, generator=generator)
+    model.observe_targets(speech, lengths)
+    for standardizer in model.objective.standardizers.values():
+        standardizer.fit()
+    with torch.no_grad():
+        loss, _, _ = model(speech, lengths, heard=heard, utt_id=["a", "b"])
+        clean, _, _ = model(speech, lengths, utt_id=["a", "b"])
+        h, h_lengths = model.encode(heard, lengths)
+        targets = teachers(speech, lengths)
+        expected, _, _ = model.objective(h, h_lengths, targets, ["a", "b"])
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert loss.item() != pytest.approx(clean.item(), rel=1e-6)
+
+
 def test_an_utterance_shorter_than_the_delay_teaches_nothing(model, teachers):
     speech, lengths = batch(0.5, 0.5)
     model.objective.target_delay = 50
