@@ -15,7 +15,7 @@ class BlockOutputs:
 
     Args:
         encoder: Conformer or contextual block Conformer.
-        numbers: of the blocks, from 1.
+        numbers: of the blocks, from 1; 0 is what the first one is given.
     """
 
     def __init__(self, encoder: nn.Module, numbers: Sequence[int]):
@@ -24,7 +24,7 @@ class BlockOutputs:
 
     def __enter__(self) -> "BlockOutputs":
         for number in self.numbers:
-            block = self.encoder.encoders[number - 1]
+            block = self.encoder.encoders[max(0, number - 1)]
             self._handles.append(block.register_forward_hook(self._listener(number)))
         return self
 
@@ -34,14 +34,14 @@ class BlockOutputs:
 
     def _listener(self, number: int):
         def listen(block, inputs, output):
-            x = output[0]
+            x = (inputs if number == 0 else output)[0]
             # With relative positions a pair of frames and encoded positions.
             self._outputs[number] = x[0] if isinstance(x, tuple) else x
 
         return listen
 
     def frames(self, num_frames: int) -> list:
-        """The blocks' outputs, before the norm that the encoder ends with.
+        """The blocks' outputs in order of time, before the norm at the encoder's end.
 
         Args:
             num_frames: T, of the encoder's output.
