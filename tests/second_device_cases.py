@@ -14,6 +14,7 @@ from second_device import DEVICE
 from torch.nn.utils.rnn import pad_sequence
 
 from espnet_mtkd.objective.losses import CodebookLoss, EmbeddingLoss
+from espnet_mtkd.objective.options import ObjectiveOptions
 from espnet_mtkd.pretraining.model import ESPnetMTKDModel
 from espnet_mtkd.pretraining.trainer import fit_standardizers
 from espnet_mtkd.student.build import build_student
@@ -169,6 +170,29 @@ def test_stage_1(encoder, align, two_teachers, batch):
     assert model(**move(batch))[0].isfinite()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(standardize="phi-s", layers="mixed", balance="running"),
+        dict(standardize="layernorm", blocks="ladder", balance="uncertainty"),
+        dict(standardize="meanvar", clip=2.0, head="mlp", blocks=[1], layers="mean"),
+    ],
+    ids=lambda options: options["standardize"],
+)
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_stage_1_with_other_objectives(encoder, options, two_teachers, batch):
+    teachers = TeacherPool(parse_teachers(str(two_teachers)))
+    model = build(
+        encoder, teachers, EmbeddingLoss(), options=ObjectiveOptions(**options)
+    )
+    tensors = {k: v for k, v in batch.items() if k != "utt_id"}
+    fit_standardizers(model, [(batch["utt_id"], tensors)], "cpu")
+    compare(model, batch)
+    fit_standardizers(model, [(batch["utt_id"], tensors)], str(DEVICE))
+    model.train()
+    assert model(**move(batch))[0].isfinite()
+
+
 @pytest.mark.parametrize("form", ["codes", "fp16"])
 def test_stored_targets(form, two_teachers, extract, batch):
     configs, folder = parse_teachers(str(two_teachers)), extract(form)
@@ -177,6 +201,8 @@ def test_stored_targets(form, two_teachers, extract, batch):
     if form == "codes":
         codes = TeacherPool(configs, lambda c: CachedTeacher(c, folder, True))
         compare(build("conformer", codes, CodebookLoss()), batch)
+        both = TeacherPool(configs, lambda c: CachedTeacher(c, folder, with_codes=True))
+        compare(build("conformer", both, EmbeddingLoss(codes=0.1)), batch)
 
 
 def test_what_extraction_computes(two_teachers, corpus, batch, extract):

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from espnet_mtkd.objective.losses import EmbeddingLoss
+from espnet_mtkd.objective.options import ObjectiveOptions, read_options
 from espnet_mtkd.pretraining.task import (
     MTKDTask,
     build_student,
@@ -128,6 +129,10 @@ def test_stage_1_configs_are_parsed_and_their_parts_built(path):
     MTKDTask.check_required_command_args(args)
     check_config(args)
     EmbeddingLoss(**args.loss_conf)
+    assert args.loss_conf["codes"] == 0
+    # The section names every option, and says what they are without it.
+    assert set(args.objective_conf) == set(vars(ObjectiveOptions()))
+    assert read_options(args.objective_conf) == ObjectiveOptions()
     specaug_choices.get_class(args.specaug)(**args.specaug_conf)
     given = yaml.safe_load((ROOT / path).read_text())
     for key, value in given.items():

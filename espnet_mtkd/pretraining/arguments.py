@@ -82,7 +82,15 @@ def add_distillation_arguments(group) -> None:
         "--loss_conf",
         action=NestedDictAction,
         default=dict(),
-        help="Weights of the loss's parts: l1, mse, cosine",
+        help="Weights of the loss's parts: l1, mse, cosine; and codes, of the stored "
+        "codes' cross-entropy beside them (needs --targets_dir)",
+    )
+    group.add_argument(
+        "--objective_conf",
+        action=NestedDictAction,
+        default=dict(),
+        help="How targets are scaled, predicted and weighed: standardize, clip, head, "
+        "hidden, blocks, layers, balance (docs/method.md)",
     )
     group.add_argument(
         "--mask_conf",

@@ -11,7 +11,9 @@ from torch import nn
 
 from espnet_mtkd.augment.masks import MaskOptions, SpanMask
 from espnet_mtkd.objective.losses import CodebookLoss, EmbeddingLoss
-from espnet_mtkd.objective.objective import DistillationObjective
+from espnet_mtkd.objective.objective import DEFAULTS, DistillationObjective
+from espnet_mtkd.objective.options import ObjectiveOptions
+from espnet_mtkd.student.blocks import BlockOutputs
 from espnet_mtkd.student.frames import FrameGrid
 
 
@@ -26,7 +28,7 @@ class ESPnetMTKDModel(AbsESPnetModel):
         teachers: object with `.targets` (list of `TargetSpec`) and
             `__call__(speech, lengths, utt_ids)`; must not be an `nn.Module`, so that
             it stays out of `state_dict()`, `parameters()` and DDP.
-        loss, align, target_delay: of `DistillationObjective`.
+        loss, align, target_delay, options: of `DistillationObjective`.
         extract_feats_in_collect_stats: ESPnet's option of that name.
         masks: over spans of the features; the learnt vector is no part of the student.
 
@@ -34,7 +36,7 @@ class ESPnetMTKDModel(AbsESPnetModel):
         frames: `FrameGrid`, where the encoder's frames lie in the audio.
 
     Raises:
-        ConfigError: see `FrameGrid.of` and `FrameAligner`.
+        ConfigError: see `FrameGrid.of` and `DistillationObjective`.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class ESPnetMTKDModel(AbsESPnetModel):
         loss: EmbeddingLoss | CodebookLoss,
         align: str = "concat",
         target_delay: int = 0,
+        options: ObjectiveOptions = DEFAULTS,
         extract_feats_in_collect_stats: bool = True,
         masks: MaskOptions | None = None,
     ):
@@ -67,6 +70,8 @@ class ESPnetMTKDModel(AbsESPnetModel):
             loss,
             align,
             target_delay,
+            options,
+            len(encoder.encoders),
         )
         self.mask = SpanMask.of(frontend.output_size(), masks)
 
@@ -83,6 +88,8 @@ class ESPnetMTKDModel(AbsESPnetModel):
 
         Returns:
             Scalar loss, statistics, and their weight, as ESPnet's trainer expects them.
+            The statistic `loss` is the mean by the configured weights, whatever the
+            balance, so that it falls with what is learnt and tells epochs apart.
             The loss is a mean over frames, so the weight is the number of frames (the
             targets' mean): then the mean over processes is that over all frames.
 
@@ -93,10 +100,13 @@ class ESPnetMTKDModel(AbsESPnetModel):
         speech = speech[:, : speech_lengths.max()]
         targets = self.teachers(speech, speech_lengths, utt_ids)
         heard = kwargs.get("heard", speech)
-        h_BTD, h_lengths = self.encode(heard, speech_lengths)
+        h, h_lengths, unused = self._encode_for_heads(heard, speech_lengths)
 
-        loss, stats, num_frames = self.objective(h_BTD, h_lengths, targets, utt_ids)
-        stats["loss"] = loss.detach()
+        loss, stats, num_frames = self.objective(h, h_lengths, targets, utt_ids)
+        stats["loss"] = self.objective.weighted_mean(stats)
+        if unused is not None:
+            # Each parameter gets a gradient, which DDP waits for; this one is 0.
+            loss = loss + 0.0 * unused.sum()
         if "is_unlabelled" in kwargs:
             # None is left out of the epoch's mean.
             unlabelled = bool(kwargs["is_unlabelled"])
@@ -104,6 +114,21 @@ class ESPnetMTKDModel(AbsESPnetModel):
             stats["loss_unlabelled"] = stats["loss"] if unlabelled else None
         weight = num_frames.clamp(min=1.0)
         return force_gatherable((loss, stats, weight), loss.device)
+
+    def _encode_for_heads(self, speech, speech_lengths):
+        """What the objective wants of the encoder.
+
+        Returns:
+            Encoder output (B, T, D) or a list of blocks' outputs, (B,) frames, and the
+            encoder's output where no head sits on it, else None.
+        """
+        numbers = self.objective.blocks
+        if numbers is None:
+            return *self.encode(speech, speech_lengths), None
+        with BlockOutputs(self.encoder, numbers) as blocks:
+            h_BTD, lengths = self.encode(speech, speech_lengths)
+        has_last = numbers[-1] == len(self.encoder.encoders)
+        return blocks.with_output(h_BTD), lengths, None if has_last else h_BTD
 
     def encode(self, speech, speech_lengths):
         """Waveforms (B, N), (B,) -> encoder output (B, T, D), (B,).

@@ -14,6 +14,7 @@ from espnet_mtkd.data.kaldi import read_lengths, read_wav_scp
 from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.files import read_yaml
 from espnet_mtkd.objective.losses import CodebookLoss, EmbeddingLoss
+from espnet_mtkd.objective.options import check_keys, read_options
 from espnet_mtkd.pretraining.arguments import add_distillation_arguments
 from espnet_mtkd.pretraining.datasets import (
     NamedCollateFn,
@@ -27,7 +28,6 @@ from espnet_mtkd.pretraining.model import ESPnetMTKDModel
 from espnet_mtkd.pretraining.trainer import MTKDTrainer
 from espnet_mtkd.student.build import (
     build_student,
-    construct,
     encoder_choices,
     frontend_choices,
     normalize_choices,
@@ -169,6 +169,7 @@ class MTKDTask(SpawnedErrors, AutomaticSteps, AbsTask):
             {**vars(c), "layers": None if c.layers is None else list(c.layers)}
             for c in configs
         ]
+        objective = objective_options(args)
         teachers = load_teachers(args, configs)
         frontend, specaug, normalize, encoder = build_student(args)
         model = ESPnetMTKDModel(
@@ -178,7 +179,7 @@ class MTKDTask(SpawnedErrors, AutomaticSteps, AbsTask):
             encoder=encoder,
             teachers=teachers,
             masks=masks,
-            **objective_options(args),
+            **objective,
         )
         logging.info(
             "student: %s", describe_latency(encoder, model.frames, args.target_delay)
@@ -209,7 +210,10 @@ def load_teachers(args: argparse.Namespace, configs):
     if args.targets_dir is None:
         return TargetMemory(TeacherPool(configs), args.teacher_memory_mb * 10**6)
     as_codes = args.target_type == "codes"
-    return TeacherPool(configs, lambda c: CachedTeacher(c, args.targets_dir, as_codes))
+    with_codes = objective_options(args)["loss"].codes > 0
+    return TeacherPool(
+        configs, lambda c: CachedTeacher(c, args.targets_dir, as_codes, with_codes)
+    )
 
 
 def objective_options(args: argparse.Namespace) -> dict:
@@ -219,13 +223,20 @@ def objective_options(args: argparse.Namespace) -> dict:
         args: of stage 1, as its `config.yaml` has them.
 
     Raises:
-        ConfigError: a key or value of `loss_conf` that means nothing.
+        ConfigError: a key or value of `loss_conf` or `objective_conf` that means
+            nothing.
     """
     if args.target_type == "codes":
         loss = CodebookLoss()
     else:
-        loss = construct("loss_conf", EmbeddingLoss, args.loss_conf)
-    return dict(loss=loss, align=args.align, target_delay=args.target_delay)
+        check_keys("loss_conf", args.loss_conf, ("l1", "mse", "cosine", "codes"))
+        loss = EmbeddingLoss(**args.loss_conf)
+    return dict(
+        loss=loss,
+        align=args.align,
+        target_delay=args.target_delay,
+        options=read_options(args.objective_conf),
+    )
 
 
 def explain_data(args: argparse.Namespace, mode: str) -> None:
@@ -312,15 +323,26 @@ def check_config(args: argparse.Namespace) -> None:
     fs = str(args.frontend_conf.get("fs", 16000)).lower()
     if fs not in ("16000", "16k"):
         raise ConfigError(f"frontend_conf.fs: the teachers expect 16000, found {fs}")
-    if args.target_type == "codes" and args.targets_dir is None:
+    objective = objective_options(args)
+    asked = None
+    if args.target_type == "codes":
+        asked = "target_type codes"
+    elif objective["loss"].codes > 0:
+        asked = f"loss_conf.codes {objective['loss'].codes:g}"
+    if asked and args.targets_dir is None:
         raise ConfigError(
-            "target_type codes: expected --targets_dir with stored codes "
+            f"{asked}: expected --targets_dir with stored codes "
             "(mtkd_extract): live teachers give embeddings"
         )
-    if args.target_type == "codes" and args.align != "concat":
+    if asked and args.align != "concat":
         raise ConfigError(
-            "target_type codes: codes cannot be averaged: expected align concat, "
+            f"{asked}: codes cannot be averaged: expected align concat, "
             f"found {args.align}"
+        )
+    if asked and objective["options"].layers != "each":
+        raise ConfigError(
+            f"{asked}: codes cannot be averaged: expected objective_conf.layers each, "
+            f"found {objective['options'].layers}"
         )
     if len(args.unlabelled_wav_scp) != len(args.unlabelled_shape_file):
         raise ConfigError(

@@ -1,7 +1,6 @@
 """ESPnet's trainer, with what distillation needs before the first epoch."""
 
 import logging
-import math
 from pathlib import Path
 
 import torch
@@ -100,12 +99,15 @@ class MTKDTrainer(SurvivingTrainer):
 
 @torch.no_grad()
 def fit_standardizers(model, iterator, device: str) -> None:
-    """Set mean and standard deviation of each target from the first utterances.
+    """Set the statistics of each target from the first utterances.
 
     Args:
         model: `ESPnetMTKDModel`.
         iterator: gives (utterance ids, batch) as ESPnet's data loaders do.
         device: where the teachers are to run.
+
+    Raises:
+        NonFiniteError, ConfigError: see `DistillationObjective.fit`.
     """
     num_utts = 0
     for utt_ids, batch in iterator:
@@ -114,20 +116,5 @@ def fit_standardizers(model, iterator, device: str) -> None:
         num_utts += len(utt_ids)
         if num_utts >= STANDARDIZE_UTTERANCES:
             break
-    for name, standardizer in model.objective.standardizers.items():
-        standardizer.fit()
-        scale = standardizer.std.square().mean().sqrt().item()
-        if not math.isfinite(scale):
-            raise NonFiniteError(
-                f"target '{name}' holds values that are not finite (over {num_utts} "
-                "utterances): expected finite embeddings from the teacher"
-            )
-        logging.info(
-            "target %s: standardised over %d utterances, %d frames; its scale is %.3g; "
-            "%s",
-            name,
-            num_utts,
-            int(standardizer.num_frames),
-            scale,
-            standardizer.describe_tails(),
-        )
+    for name, text in model.objective.fit().items():
+        logging.info("target %s: %s (%d utterances)", name, text, num_utts)

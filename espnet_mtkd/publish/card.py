@@ -25,7 +25,10 @@ LOCAL_ARGUMENTS = {
     *("asr_train_config", "asr_model_file", "bpemodel", "wav_scp", "out"),
     *("ngpu", "num_threads"),
 }
-STAGE1_KEYS = ("align", "target_delay", "target_type", "loss_conf", "max_epoch")
+STAGE1_KEYS = (
+    *("align", "target_delay", "target_type", "loss_conf", "objective_conf"),
+    "max_epoch",
+)
 
 # Python code, to be filled in with a repository and the arguments of decoding.
 LOAD = """\

@@ -1,5 +1,6 @@
 """Teachers that are read from a target store instead of run."""
 
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -24,9 +25,11 @@ class CachedTeacher:
             `<targets_dir>/<teacher>` are read.
         as_codes: give the codes themselves, targets of a cross-entropy, instead of the
             embeddings that they stand for.
+        with_codes: give the codes beside the embeddings, as targets `<name>_codes`.
 
     Attributes:
-        targets: list of `TargetSpec`, one for each layer of the config.
+        targets: list of `TargetSpec`, one for each layer of the config; with codes
+            beside them, those of the codes behind them.
 
     Raises:
         TargetStoreError: nothing is stored there, it is damaged, or it comes from
@@ -36,7 +39,11 @@ class CachedTeacher:
     """
 
     def __init__(
-        self, config: TeacherConfig, targets_dir: str | Path, as_codes: bool = False
+        self,
+        config: TeacherConfig,
+        targets_dir: str | Path,
+        as_codes: bool = False,
+        with_codes: bool = False,
     ):
         self.config = config
         folder = Path(targets_dir) / config.name
@@ -67,12 +74,13 @@ class CachedTeacher:
             digests = {s.folder: s.fingerprint["codebooks"] for s in self.stores}
             check_codebooks(folder / CODEBOOKS, digests)
             self._books = read_codebooks(folder / CODEBOOKS)
-        elif as_codes:
+        elif as_codes or with_codes:
+            option = "target_type codes" if as_codes else "loss_conf.codes"
             raise ConfigError(
-                f"{folder}: fp16 embeddings are stored there; target_type codes needs "
+                f"{folder}: fp16 embeddings are stored there; {option} needs "
                 "--form codes (mtkd_extract)"
             )
-        self.as_codes = as_codes
+        self.as_codes, self.with_codes = as_codes, with_codes
         self.targets = [
             TargetSpec(
                 name=stored.name,
@@ -86,6 +94,16 @@ class CachedTeacher:
             )
             for stored in self._stored
         ]
+        if with_codes:
+            self.targets += [
+                dataclasses.replace(
+                    spec,
+                    name=name_codes(spec.name),
+                    dim=stored.num_channels,
+                    num_codebooks=stored.num_channels,
+                )
+                for spec, stored in zip(self.targets, self._stored, strict=True)
+            ]
         logging.info(
             "teacher %s: stored targets of %d utterances in %s",
             config.name,
@@ -103,7 +121,8 @@ class CachedTeacher:
                 store alone has the utterance.
 
         Returns:
-            {target name: ((B, T, E) fp32 embeddings, or (B, T, M) uint8 codes, (B,))}.
+            {target name: ((B, T, E) fp32 embeddings, or (B, T, M) uint8 codes, (B,))},
+            or both.
 
         Raises:
             TargetStoreError: an utterance that is not stored, or with another length.
@@ -116,6 +135,8 @@ class CachedTeacher:
             parts = [torch.from_numpy(row[spec.name]) for row in rows]
             lengths_B = torch.tensor([len(p) for p in parts], device=device)
             target = pad_sequence(parts, batch_first=True).to(device)  # (B, T, C)
+            if self.with_codes:
+                out[name_codes(spec.name)] = (target, lengths_B)
             if self._books and not self.as_codes:
                 target = self._books[spec.name].decode(target)
             out[spec.name] = (target if self.as_codes else target.float(), lengths_B)
@@ -195,6 +216,11 @@ class CachedTeacher:
 
     def _folders(self) -> str:
         return ", ".join(str(store.folder) for store in self.stores)
+
+
+def name_codes(name: str) -> str:
+    """Of the codes beside a target of that name."""
+    return f"{name}_codes"
 
 
 def frame_centre(config: TeacherConfig, stored: StoredTarget, folder: Path) -> float:

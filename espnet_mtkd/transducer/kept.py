@@ -74,11 +74,11 @@ class KeptTeachers(nn.Module):
         """Whether the next batch needs the loss: for training, or for the report."""
         return self.weight > 0 if self.training else self.reports_validation
 
-    def forward(self, h_BTD, h_lengths, speech, speech_lengths, utt_id):
+    def forward(self, h, h_lengths, speech, speech_lengths, utt_id):
         """The kept loss of one batch, in fp32 also under autocast.
 
         Args:
-            h_BTD, h_lengths: the encoder's output, and its frames.
+            h, h_lengths: what the objective takes of the encoder, and its frames.
             speech, speech_lengths: what it heard, (B, N) and (B,) samples.
             utt_id: B strings, of `name_ids` for labelled audio.
 
@@ -92,7 +92,8 @@ class KeptTeachers(nn.Module):
         with torch.autocast(speech.device.type, enabled=False):
             speech = speech[:, : speech_lengths.max()]
             targets = self.teachers(speech, speech_lengths, utt_id)
-            return self.objective(h_BTD.float(), h_lengths, targets, utt_id)
+            h = h.float() if isinstance(h, torch.Tensor) else [x.float() for x in h]
+            return self.objective(h, h_lengths, targets, utt_id)
 
     def name_ids(self, utt_ids: list[str]) -> list[str]:
         """Ids of the training (or validation) set as the teachers know them."""
@@ -181,6 +182,7 @@ def build_kept_teachers(
         grid.shift,
         grid.centre,
         **objective_options(stage1),
+        num_blocks=len(model.encoder.encoders),
     )
     problems = compare_keys(state, objective.state_dict())
     problems += [f"not finite: {k}" for k, v in state.items() if not is_finite(v)]

@@ -12,6 +12,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr_transducer.utils import get_transducer_task_io
 
 from espnet_mtkd.errors import ConfigError
+from espnet_mtkd.student.blocks import BlockOutputs
 from espnet_mtkd.student.frames import measure_frame_shift
 from espnet_mtkd.transducer.kd import VARIANTS, path_kd_loss, place_nodes
 from espnet_mtkd.transducer.kept import (
@@ -156,10 +157,15 @@ class ESPnetMTKDTransducerModel(ESPnetASRModel):
 
     def encode(self, speech, speech_lengths):
         """As `ESPnetASRModel.encode`; the output is there for the kept teachers too."""
-        out, lengths = super().encode(speech, speech_lengths)
-        if self.kept is not None:
-            # A pair with the blocks' outputs, for intermediate CTC.
-            self._encoded = (out[0] if isinstance(out, tuple) else out), lengths
+        if self.kept is None:
+            return super().encode(speech, speech_lengths)
+        numbers = self.kept.objective.blocks
+        with BlockOutputs(self.encoder, numbers or ()) as blocks:
+            out, lengths = super().encode(speech, speech_lengths)
+        # A pair with the blocks' outputs, for intermediate CTC.
+        h_BTD = out[0] if isinstance(out, tuple) else out
+        h = h_BTD if numbers is None else blocks.with_output(h_BTD)
+        self._encoded = h, lengths
         return out, lengths
 
     def kept_loss(self, labelled: dict, unlabelled):

@@ -43,8 +43,8 @@ FLAGS = {
     # beside all of ESPnet's
     "mtkd_train": "teachers student_config teacher_memory_mb targets_dir target_type "
     "unlabelled_wav_scp unlabelled_shape_file unlabelled_ratio align target_delay "
-    "loss_conf init frontend frontend_conf specaug specaug_conf normalize "
-    "normalize_conf encoder encoder_conf",
+    "loss_conf objective_conf init frontend frontend_conf specaug specaug_conf "
+    "normalize normalize_conf encoder encoder_conf",
 }
 
 

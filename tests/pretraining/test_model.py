@@ -7,7 +7,9 @@ import torch
 
 from espnet_mtkd.errors import DataError
 from espnet_mtkd.objective.losses import EmbeddingLoss
+from espnet_mtkd.objective.options import BALANCES, ObjectiveOptions
 from espnet_mtkd.pretraining.model import ESPnetMTKDModel
+from espnet_mtkd.student.blocks import BlockOutputs
 from espnet_mtkd.student.build import build_student
 from espnet_mtkd.student.frames import (
     FrameGrid,
@@ -42,6 +44,19 @@ def model(request, teachers):
         teachers,
         EmbeddingLoss(l1=1.0, cosine=0.5),
     )
+
+
+def build(encoder, teachers, **options):
+    """A student whose targets' statistics are set."""
+    model = ESPnetMTKDModel(
+        *student(encoder),
+        teachers,
+        EmbeddingLoss(),
+        options=ObjectiveOptions(**options),
+    )
+    model.observe_targets(*batch(1.6, 2.0))
+    model.objective.fit()
+    return model
 
 
 def batch(*seconds):
@@ -217,3 +232,51 @@ def test_features_for_statistics_are_the_frontends_log_mel(model):
     out = model.collect_feats(speech, lengths)
     assert out["feats"].shape == (2, 101, 80)
     assert out["feats_lengths"].tolist() == [101, 51]
+
+
+@pytest.mark.parametrize("blocks", ["ladder", [1, 2], [1]])
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_heads_on_blocks_hear_them_and_every_parameter_gets_a_gradient(
+    encoder, blocks, teachers
+):
+    model = build(encoder, teachers, blocks=blocks)
+    plain = build(encoder, teachers)
+    speech, lengths = batch(1.6, 2.0)
+    model.eval()
+    with BlockOutputs(model.encoder, [1]) as listening:
+        h_BTD, h_lengths = model.encode(speech, lengths)
+    hs = [*listening.frames(h_BTD.size(1)), h_BTD]
+    targets = teachers(speech, lengths)
+    heard = hs[:1] if blocks == [1] else hs
+    expected, _, _ = model.objective(heard, h_lengths, targets)
+    loss, _, _ = model(speech, lengths)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+
+    # Without the objective it is the stock student: same keys, values, gradients.
+    state = {k: v for k, v in model.state_dict().items() if "objective" not in k}
+    for key, value in plain.state_dict().items():
+        assert "objective" in key or torch.equal(state.pop(key), value)
+    assert not state
+    assert torch.equal(plain.eval().encode(speech, lengths)[0], h_BTD)
+
+    model.train()
+    model(speech, lengths)[0].backward()
+    with_grad = {n for n, p in model.named_parameters() if p.grad is not None}
+    assert with_grad == {n for n, p in model.named_parameters() if p.requires_grad}
+    behind = [p.grad for p in model.encoder.encoders[1].parameters()]
+    assert any(bool(g.any()) for g in behind) == (blocks != [1])
+
+
+@pytest.mark.parametrize("balance", BALANCES)
+def test_the_statistic_loss_is_the_weighted_mean_whatever_the_balance(
+    balance, teachers
+):
+    model = build("conformer", teachers, balance=balance)
+    speech, lengths = batch(1.6, 2.0)
+    for training in (True, False):
+        loss, stats, _ = model.train(training)(speech, lengths)
+        shares = {"whisper_l3": 1.0, "hubert_l1": 0.25, "hubert_l4": 0.25}
+        expected = sum(w * float(stats[f"loss_{t}"]) for t, w in shares.items()) / 1.5
+        assert stats["loss"].item() == pytest.approx(expected, rel=1e-5)
+        same = loss.item() == pytest.approx(expected, rel=1e-5)
+        assert same or (training and balance in ("running", "drop"))
