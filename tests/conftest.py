@@ -37,7 +37,7 @@ WHOLE = (
     *("tests/transducer/test_kept.py", "test_paths_and_kept_teachers_go"),
     *("test_intervals_by_speaker_hold", "test_the_shift_is_hop_times_strides"),
     *(f"{x}/test_remedies.py" for x in ("data", "pretraining", "publish", "streaming")),
-    *(f"{x}/test_remedies.py" for x in ("targets", "teachers")),
+    *(f"{x}/test_remedies.py" for x in ("targets", "teachers", "training")),
     *("test_what_messages_on", "test_paths_that_are_not_there", "test_paths_of_"),
     *("test_utterances_without_a_path_are_taken_out", "test_a_reference_is_whole"),
 )

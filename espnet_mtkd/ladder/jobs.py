@@ -221,14 +221,17 @@ class Jobs:
             words = row.options.get("asr_args", "")
             arguments = re.findall(r"--frontend\S*[= ]\S+", words)
             front_ends.add((repr([config.get(k) for k in keys]), *arguments))
-            keys = ("train_set", "valid_set", "speed_perturb_factors")
+            keys = ("train_set", "valid_set", "speed_perturb_factors", "dumpdir")
             formats.add(tuple(row.options.get(k) for k in keys))
         if len(front_ends) > 1:
             return (
                 "the rows have different front ends, whose statistics lie in one place"
             )
         if len(formats) > 1:
-            return "the rows have different training sets, which have files in common"
+            return (
+                "the rows have different training sets or audio, which have files in "
+                "common"
+            )
         return ""
 
     def pairs(self) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ TOKENS = {"local_data_opts", "lang", "token_type", "nbpe", "bpemode", "test_sets
 LATER = {"mtkd_tag", "mtkd_exp", "extract_nj", "pretrained_checkpoint"}
 
 # The formatted audio in --dumpdir is of one value of each of these.
-OF_A_DUMP = ("local_data_opts", "audio_format", "fs", "channel")
+OF_A_DUMP = ("audio_format", "fs", "channel")
 OF_A_DUMP += ("min_wav_duration", "max_wav_duration", "cut_unlabelled")
 
 # Set by the ladder itself, for every row.
@@ -25,6 +25,7 @@ OWN |= {"mtkd_tag", "mtkd_exp", "asr_tag", "asr_exp"}
 # Of a run as a whole.
 OF_A_RUN = {"stage", "stop_stage", "skip_stages", "skip_data_prep", "skip_train"}
 OF_A_RUN |= {"skip_eval", "skip_packing", "skip_upload_hf", "force", "dry_run"}
+OF_A_RUN |= {"local_data_opts"}  # of data/, which rows share
 
 
 def closest(name: str, known: Collection[str]) -> str:

@@ -289,23 +289,34 @@ class Plan:
             seen: dict[str, Row] = {}
             for row in self.rows:
                 other = seen.setdefault(getattr(row, what), row)
-                if other is not row:
+                if other is row:
+                    continue
+                where = f"--rows: two rows would be called '{getattr(row, what)}': "
+                if other.name == row.name:
                     raise ConfigError(
-                        f"--rows: two rows would be called '{getattr(row, what)}': "
-                        f"{other.name} and {row.name}: give them different {what}s"
+                        f"{where}{row.name} is repeated: write {{label}} into its "
+                        f"{what}, or rename what is called alike of --single_teachers "
+                        "or --teachers"
                     )
+                raise ConfigError(
+                    f"{where}{other.name} and {row.name}: give them different {what}s"
+                )
 
-        dumps: dict[tuple[str, str], tuple[str, Row]] = {}
-        for row in self.rows:
-            dump = row.options.get("dumpdir", "")
+        defaults = self.options.names
+        dumps: dict[tuple[str, str], tuple[str, str]] = {}
+        rows = [(row.name, row.options) for row in self.rows]
+        if self.needs_teacher:
+            rows.insert(0, ("the teacher transducer", {}))
+        for row, options in rows:
+            dump = options.get("dumpdir", defaults["dumpdir"])
             for name in OF_A_DUMP:
-                value = row.options.get(name, "")
+                value = options.get(name, defaults[name])
                 first, other = dumps.setdefault((dump, name), (value, row))
                 if first != value:
                     raise ConfigError(
-                        f"--rows: {other.name} has {name} '{first}' and {row.name} "
-                        f"'{value}', but both write to one --dumpdir: give one of them "
-                        "a dumpdir of its own"
+                        f"--rows: {other} has {name} '{first}' and {row} '{value}', "
+                        "but both write to one --dumpdir: give one of them a dumpdir "
+                        "of its own among its options"
                     )
 
     def _compare(self, chosen: Sequence[Entry]) -> None:

@@ -17,8 +17,10 @@ from espnet_mtkd.pretraining.check import (
     data_sets,
 )
 from espnet_mtkd.targets.drift import check_teachers
+from espnet_mtkd.training.position import length_of
 from espnet_mtkd.training.schedule import is_first_process
 from espnet_mtkd.training.trainer import SurvivingTrainer
+from espnet_mtkd.training.watch import what_to_do
 
 STANDARDIZE_UTTERANCES = 512  # sample from which the targets' statistics are taken
 
@@ -41,7 +43,9 @@ class MTKDTrainer(SurvivingTrainer):
             check_teachers(model.teachers, checkpoint.parent, resumes)
         check_data(model, trainer_options)
         first = train_iter_factory.build_iter(1, shuffle=True)
-        check_accumulation(len(first), trainer_options.accum_grad)
+        num_batches = length_of(first)
+        if num_batches is not None:
+            check_accumulation(num_batches, trainer_options.accum_grad)
         if not resumes and not model.objective.is_standardized:
             fit_standardizers(
                 model,
@@ -90,9 +94,8 @@ class MTKDTrainer(SurvivingTrainer):
             model=model, iterator=iterator, options=options, **kwargs
         ):
             raise NonFiniteError(
-                "no step of this epoch had finite gradients: expected a finite loss. "
-                "Lower optim_conf.lr, or check the teachers' embeddings: "
-                "python -m espnet_mtkd.bin.mtkd_doctor"
+                "no step of this epoch had finite gradients: expected a finite loss: "
+                + what_to_do(Path(options.output_dir))
             )
         return False
 

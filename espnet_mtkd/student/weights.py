@@ -87,7 +87,7 @@ def check_finite(state: dict[str, torch.Tensor], path: Path) -> None:
             f"{path}: expected finite numbers, found NaN or infinity in {len(bad)} of "
             f"{len(state)} tensors: {', '.join(bad[:NUM_NAMED])}"
             f"{', ...' if len(bad) > NUM_NAMED else ''}: a step of its training went "
-            "wrong: take the file of an earlier epoch, or train it anew"
+            "wrong: take the file of an earlier epoch (<n>epoch.pth), or train it anew"
         )
 
 

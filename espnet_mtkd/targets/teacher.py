@@ -209,8 +209,9 @@ class CachedTeacher:
             raise TargetStoreError(
                 f"utterance {utt}: targets of teacher '{self.config.name}' in "
                 f"{' and '.join(str(s.folder) for s in found)}: expected "
-                "'<data set>/<utterance>', which tells these apart, or the targets of "
-                "one of these sets alone in the directory (--targets_dir)"
+                "'<data set>/<utterance>', which tells these apart: name a directory "
+                "with the targets of one of these sets alone (--targets_dir, "
+                "--keep_teachers targets_dir=...), or rename the utterances of one"
             )
         return (found[0] if found else None), utt
 

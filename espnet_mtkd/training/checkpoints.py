@@ -115,7 +115,7 @@ def read_newest(folder: Path) -> dict | None:
     raise ConfigError(
         "no whole checkpoint to resume from:\n  "
         + "\n  ".join(faults)
-        + f"\nRemove {folder} to begin anew, or put a copy of the checkpoint back"
+        + f"\nRemove {folder} to begin anew, or put a copy of {CHECKPOINT} back"
     )
 
 

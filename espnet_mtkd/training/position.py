@@ -58,12 +58,20 @@ def set_report_state(reporter: SubReporter, state: dict) -> None:
         ]
 
 
+def length_of(batches) -> int | None:
+    """Batches of an epoch; None where nobody knows: ESPnet's --multiple_iterator."""
+    try:
+        return len(batches)
+    except TypeError:
+        return None
+
+
 def skip(loader, num_batches: int):
     """A loader of what comes behind the first batches of another one.
 
     Args:
         loader: a `DataLoader` over a list of batches, of which nothing is read that is
-            not needed; or any iterable with a length.
+            not needed; or any iterable.
         num_batches: to leave out.
     """
     if hasattr(loader, "skip"):
@@ -83,7 +91,7 @@ def skip(loader, num_batches: int):
 
 
 class Rest:
-    """What comes behind the first items of an iterable with a length."""
+    """What comes behind the first items of an iterable."""
 
     def __init__(self, iterable, num: int):
         self.iterable, self.num = iterable, num

@@ -14,7 +14,12 @@ from filelock import FileLock, Timeout
 from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.files import own_name
 from espnet_mtkd.training.checkpoints import CHECKPOINT, PREVIOUS, read_newest, repair
-from espnet_mtkd.training.position import set_random_state, set_report_state, skip
+from espnet_mtkd.training.position import (
+    length_of,
+    set_random_state,
+    set_report_state,
+    skip,
+)
 from espnet_mtkd.training.saves import Saves
 from espnet_mtkd.training.schedule import load_schedulers
 from espnet_mtkd.training.watch import StepWatch, check_validation
@@ -129,13 +134,13 @@ class SurvivingTrainer(Trainer):
             model,
             optimizers,
             saves.folder,
-            len(iterator),
+            length_of(iterator),
             options.accum_grad,
             scaler,
             writes=saves.rank == 0,
         )
 
-        def save_if_due(number: int, total: int) -> None:
+        def save_if_due(number: int, total: int | None) -> None:
             is_step = number % options.accum_grad == 0 or number == total
             if is_step and saves.is_due(number):
                 saves.save_within(
@@ -176,7 +181,7 @@ class SurvivingTrainer(Trainer):
         super().validate_one_epoch(
             model=model, iterator=remembered(), reporter=reporter, **kwargs
         )
-        check_validation(reporter, seen)
+        check_validation(reporter, seen, cls.saves.folder)
 
 
 def reported(value: float):
@@ -223,13 +228,15 @@ class Steps:
     """
 
     def __init__(self, batches, watch: StepWatch, save_if_due, position, rank: int):
-        self.total = len(batches)
+        self.total = length_of(batches)
         self.first = 0 if position is None else position["num_batches"]
         self.batches = batches if position is None else skip(batches, self.first)
         self.watch, self.save_if_due = watch, save_if_due
         self.random = None if position is None else position["random"][rank]
 
     def __len__(self) -> int:
+        if self.total is None:
+            raise TypeError("batches whose number nobody knows")
         return self.total - self.first
 
     def __iter__(self):

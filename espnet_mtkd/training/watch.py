@@ -10,7 +10,13 @@ from espnet_mtkd.training.checkpoints import save
 
 MAX_IN_A_ROW = 10
 MAX_SHARE = 0.01  # of an epoch's steps; one step is always forgiven
+MIN_STEPS = 1000  # taken for an epoch's, where their number is not known
 NUM_DUMPED = 3  # batches of a run, written to <folder>/nonfinite
+# A training that is resumed keeps the learning rate of its checkpoint.
+LOWER_IT = (
+    "check audio and teachers (python -m espnet_mtkd.bin.mtkd_doctor), or train with a "
+    "lower optim_conf.lr into another --output_dir (mtkd.sh: --mtkd_tag, --asr_tag)"
+)
 
 
 class StepWatch:
@@ -24,7 +30,7 @@ class StepWatch:
         model: that is trained.
         optimizers: of the training.
         folder: of the training.
-        num_steps: batches of the epoch.
+        num_batches: of the epoch, None where nobody knows.
         accum_grad: batches of a step.
         scaler: `GradScaler` or None; what it skips while it looks for a scale is no
             fault.
@@ -32,10 +38,13 @@ class StepWatch:
     """
 
     def __init__(
-        self, model, optimizers, folder: Path, num_steps, accum_grad, scaler, writes
+        self, model, optimizers, folder: Path, num_batches, accum_grad, scaler, writes
     ):
         self.model, self.folder, self.scaler = model, folder, scaler
-        self.num_steps = max(1, num_steps // accum_grad)
+        self.num_steps = None
+        if num_batches is not None:
+            self.num_steps = max(1, num_batches // accum_grad)
+        self.num_seen = 0  # steps
         self.accum_grad, self.writes = accum_grad, writes
         self.num_skipped = self.num_in_a_row = 0
         self._group, self._buffers, self._stepped = [], [], False
@@ -67,6 +76,7 @@ class StepWatch:
         if len(self._group) < self.accum_grad:
             return
         group, self._group = self._group, []
+        self.num_seen += 1
         if self._stepped:
             self.num_in_a_row = 0
             return
@@ -84,16 +94,16 @@ class StepWatch:
             ", ".join(utts),
             f"; the batch is in {where}" if where else "",
         )
-        too_many = self.num_skipped > max(1, MAX_SHARE * self.num_steps)
+        num_steps = self.num_steps or max(MIN_STEPS, self.num_seen)
+        too_many = self.num_skipped > max(1, MAX_SHARE * num_steps)
         if too_many or self.num_in_a_row >= MAX_IN_A_ROW:
             raise NonFiniteError(
-                f"{self.num_skipped} of {self.num_steps} steps of this epoch had a "
-                "loss or gradient that is not finite, "
+                f"{self.num_skipped} of {self.num_steps or self.num_seen} steps of "
+                "this epoch had a loss or gradient that is not finite, "
                 f"{self.num_in_a_row} of them in a row "
                 f"(at most {MAX_SHARE:.0%} are skipped); the last utterances: "
-                f"{name_ten(utts)}: look at {self.folder / 'nonfinite'}, lower "
-                "optim_conf.lr, or check audio and teachers: "
-                "python -m espnet_mtkd.bin.mtkd_doctor"
+                f"{name_ten(utts)}; their batches are in {self.folder / 'nonfinite'}: "
+                + what_to_do(self.folder)
             )
 
     def _dump(self, group) -> Path | None:
@@ -107,12 +117,15 @@ class StepWatch:
         return path
 
 
-def check_validation(reporter, utt_ids_of_batches: list[list[str]]) -> None:
+def check_validation(
+    reporter, utt_ids_of_batches: list[list[str]], folder: Path
+) -> None:
     """Refuse a validation loss that is not finite, which ESPnet leaves out of the mean.
 
     Args:
         reporter: ESPnet's `SubReporter` of the validation.
         utt_ids_of_batches: in the order of the batches.
+        folder: of the training.
 
     Raises:
         NonFiniteError: naming the utterances of the first such batches.
@@ -123,10 +136,17 @@ def check_validation(reporter, utt_ids_of_batches: list[list[str]]) -> None:
         utts = [u for i in bad for u in utt_ids_of_batches[i]]
         raise NonFiniteError(
             f"the validation loss of {len(bad)} of {len(values)} batches is not "
-            f"finite: utterances {name_ten(utts)}: check their audio and targets "
-            "(python -m espnet_mtkd.bin.mtkd_doctor); the checkpoint of the epoch "
-            "before is whole: lower optim_conf.lr and run the same command again"
+            f"finite: utterances {name_ten(utts)}; the checkpoint of the epoch before "
+            "is whole: " + what_to_do(folder)
         )
+
+
+def what_to_do(folder: Path) -> str:
+    """What a message says; the last epoch, if there is one, is worth beginning with."""
+    latest = folder / "latest.pth"
+    if not latest.is_file():
+        return LOWER_IT
+    return f"{LOWER_IT}; --init_param {latest} begins with its last epoch"
 
 
 def _is_finite(value: float) -> bool:

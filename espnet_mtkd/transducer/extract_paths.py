@@ -92,7 +92,8 @@ class TeacherTransducer:
         if not bool(logits_TUV.isfinite().all()):
             raise ConfigError(
                 "teacher transducer: expected finite logits, found NaN or infinity for "
-                f"utterance {utt.utt}: is {self.model_file} damaged?"
+                f"utterance {utt.utt}: copy {self.model_file} again, or take another "
+                "checkpoint (mtkd.sh: --kd_teacher_model)"
             )
         return logits_TUV
 

@@ -210,7 +210,8 @@ def check_intermediate_ctc(args: argparse.Namespace) -> None:
     if name not in inspect.signature(encoder).parameters:
         raise ConfigError(
             f"model_conf.interctc_weight: expected 0, for ESPnet's '{args.encoder}' "
-            f"has no intermediate outputs, found {args.model_conf['interctc_weight']}"
+            f"has no intermediate outputs, found {args.model_conf['interctc_weight']}: "
+            "leave it out, or train a Conformer"
         )
     if not args.encoder_conf.get(name):
         raise ConfigError(

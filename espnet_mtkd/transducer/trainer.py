@@ -10,7 +10,7 @@ from espnet_mtkd.data.kaldi import read_lengths
 from espnet_mtkd.pretraining.datasets import data_set_name
 from espnet_mtkd.targets.drift import check_teachers
 from espnet_mtkd.training.checkpoints import CHECKPOINT
-from espnet_mtkd.training.position import skip
+from espnet_mtkd.training.position import length_of, skip
 from espnet_mtkd.training.schedule import is_first_process
 from espnet_mtkd.training.trainer import SurvivingOptions, SurvivingTrainer
 
@@ -89,9 +89,9 @@ class Timed:
 
     def skip(self, first: int) -> Iterator:
         """Iterate over what comes behind the first batches, which are not read."""
-        num_batches = len(self)
+        num_batches = length_of(self.batches)
         for i, item in enumerate(skip(self.batches, first), first):
-            done = self.num_done + i / num_batches
+            done = self.num_done + (i / num_batches if num_batches else 0.0)
             self.kept.progress = done / self.num_epochs
             yield item
 

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import builders
@@ -269,13 +270,77 @@ def test_a_run_that_was_ended_goes_on(recipe):
     assert found == {"11", "12", "13"}
 
 
-@pytest.mark.remedy(
-    "would be that of all rows, which are told apart by it: call mtkd.sh"
-)
-def test_an_option_of_one_row(recipe):
-    words = [x for k, v in stub_recipe.OPTIONS.items() for x in (f"--{k}", v)]
-    words += ["--teacher_mode", "cached"]
+def ladder(recipe, **options) -> subprocess.CompletedProcess:
+    options = {**stub_recipe.OPTIONS, "encoders": "conformer", **options}
+    words = [x for k, v in options.items() for x in (f"--{k}", v)]
     env = {**os.environ, "PYTHONPATH": str(builders.ROOT)}
-    result = builders.run_group(["./ladder.sh", *words], recipe, env)
-    assert result.returncode == 2 and "call mtkd.sh" in result.stdout
-    runs(recipe, teacher_mode="cached", dry_run="true")
+    return builders.run_group(["./ladder.sh", *words], recipe, env)
+
+
+@pytest.mark.remedy(
+    "would be that of all rows, which are told apart by it: write a row with it"
+)
+@pytest.mark.parametrize("what", ["write a row", "call mtkd.sh"])
+def test_an_option_of_one_row(recipe, what):
+    result = ladder(recipe, rows="teachers", teacher_mode="live")
+    assert result.returncode == 2 and f"{what}" in result.stdout
+    if what == "call mtkd.sh":
+        runs(recipe, teacher_mode="live", dry_run="true")
+        return
+    row = dict(name="x", adds_to="teachers", options=dict(teacher_mode="live"))
+    builders.write_yaml(recipe / "rows.yaml", [row])
+    result = ladder(recipe, rows_config="rows.yaml", plan="true")
+    assert result.returncode == 0 and "--teacher_mode 'live'" in result.stdout
+
+
+@pytest.mark.remedy("is one of a run as a whole: give it to ladder.sh")
+def test_an_option_of_a_whole_run_in_a_row(recipe):
+    row = dict(name="x", adds_to="teachers", options=dict(stop_stage=4))
+    builders.write_yaml(recipe / "rows.yaml", [row])
+    result = ladder(recipe, rows_config="rows.yaml")
+    assert result.returncode == 2
+    assert "stop_stage is one of a run as a whole: give it to" in result.stdout
+    del row["options"]
+    builders.write_yaml(recipe / "rows.yaml", [row])
+    result = ladder(recipe, rows_config="rows.yaml", stop_stage="4")
+    assert result.returncode == 0, result.stdout[-2000:]
+    assert {x.split()[1] for x in calls(recipe) if x.startswith("asr")} == {
+        *("1", "3", "4")
+    }
+
+
+@pytest.mark.remedy("--set: expected {} too: call ladder.sh")
+def test_the_ladders_program_without_its_script(recipe):
+    template = recipe / "../../TEMPLATE/mtkd1"
+    command = [sys.executable, "-m", "espnet_mtkd.bin.mtkd_ladder"]
+    command += ["--template", template, "--set", "rows=scratch"]
+    result = builders.run_group(command, recipe)
+    assert result.returncode == 2 and "call ladder.sh" in result.stdout
+    result = ladder(recipe, rows="scratch", plan="true")
+    assert result.returncode == 0 and "from scratch" in result.stdout
+
+
+@pytest.mark.remedy("but both write to one --dumpdir")
+def test_rows_of_other_audio(recipe):
+    """A second time all is finished: nothing that one writes is another one's too."""
+    rows = [
+        dict(name="x", adds_to="teachers"),
+        dict(name="y", adds_to="teachers", options=dict(max_wav_duration=9)),
+    ]
+    builders.write_yaml(recipe / "rows.yaml", rows)
+    result = ladder(recipe, rows_config="rows.yaml")
+    assert result.returncode == 2
+    assert "give one of them a dumpdir of its own among its options" in result.stdout
+    rows[1]["options"]["dumpdir"] = "dump9"
+    builders.write_yaml(recipe / "rows.yaml", rows)
+    for _ in range(2):
+        result = ladder(recipe, rows_config="rows.yaml")
+        assert result.returncode == 0, result.stdout[-2000:]
+        found = [x for x in calls(recipe) if "mtkd_report" not in x]
+        if found:
+            for name in ("mtkd_extract --teachers", "mtkd_doctor"):
+                folders = {
+                    re.search(r"--out_dir (\S+)", x)[1] for x in found if name in x
+                }
+                assert len(folders) == 2
+    assert found == [] and "Stage" in result.stdout

@@ -66,7 +66,7 @@ CHANGES = {
 }
 # These name directories: what is made there anew, whatever follows from it elsewhere.
 PLACES = {
-    "dumpdir": ("dump2", {1, 3, 4, 5, 7, 11}),
+    "dumpdir": ("dump2", {1, 3, 4, 5, 6, 7, 8, 11}),
     "expdir": ("exp2", {6, 7, 8, 9, 10, 11, 12, 13, 14}),
     "targets_dir": ("exp/t2", {8}),
     "paths_dir": ("exp/p2", {11}),

@@ -1,6 +1,8 @@
 """Rows in YAML: what mtkd.sh is called with, what is shared, what is refused."""
 
+import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import builders
@@ -258,7 +260,7 @@ BAD = {
     "nested": (row(options=dict(nbpe=dict(a=1))), "nbpe: expected a word or a number"),
     "dump": (
         [dict(name="x"), dict(name="y", options=dict(max_wav_duration=9))],
-        "x has max_wav_duration '' and y '9', but both write to one --dumpdir",
+        "x has max_wav_duration '20' and y '9', but both write to one --dumpdir",
     ),
 }
 
@@ -282,7 +284,10 @@ def test_a_wrong_row_is_refused_with_what_is_wrong(name):
         (dict(rows="all"), "--rows all: means those of --rows_config"),
         (dict(rows="pseudo"), "the row pseudo needs --unlabelled_sets"),
         (dict(rows="single"), "the row single needs --single_teachers"),
-        (dict(rows="single", single_teachers="a/x.yaml b/x.yaml"), "'x alone': single"),
+        (
+            dict(rows="single", single_teachers="a/x.yaml b/x.yaml"),
+            "'x alone': single is repeated",
+        ),
         (dict(rows_config="no.yaml"), "--rows_config: no such file: no.yaml"),
         (dict(rows="loo", teachers="no.yaml"), "--teachers: no such file: no.yaml"),
         (dict(rows="loo", teachers="one.yaml"), "needs at least two teachers"),
@@ -295,6 +300,119 @@ def test_a_wrong_option_is_refused_with_what_is_wrong(recipe, values, message):
     with pytest.raises(ConfigError) as error:
         plan(**{"rows": "scratch", **values})
     assert message in str(error.value)
+
+
+def refused(own=None, /, **values) -> str:
+    with pytest.raises(ConfigError) as error:
+        plan(own, **values)
+    return str(error.value)
+
+
+@pytest.mark.remedy("no such row")
+def test_a_row_is_called_as_the_closest_name_says():
+    closest = re.compile(r"the closest: (\w+)")
+    name = closest.search(refused(rows="teacher"))[1]
+    assert [x.name for x in plan(rows=name).rows] == ["teachers"]
+    for key in ("adds_to", "compare_with"):
+        name = closest.search(refused(row(**{key: "sratch"}), rows="all"))[1]
+        assert plan(row(**{key: name}), rows="scratch all").rows[1].others == (
+            "from scratch",
+        )
+
+
+@pytest.mark.remedy("no such option of mtkd.sh", "no such placeholder")
+def test_what_may_be_written_stands_where_the_page_says():
+    """In `mtkd.sh --help` and in the head of the ladder's YAML."""
+    message = refused(row(options=dict(mtkd_arg="--x {epochs}")), rows="all")
+    assert "no such option of mtkd.sh: mtkd_arg" in message
+    command = [TEMPLATE / "mtkd.sh", "--help"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    options = set(re.findall(r"^ *--(\w+)", text, re.M)) & {"mtkd_args", "asr_args"}
+    assert len(options) == 2
+    text = (TEMPLATE / "conf/ladder.yaml").read_text().partition("\n- ")[0]
+    words = set(re.findall(r"\{(\w+)\}", text)) - {"word"}
+    assert len(words) == 6
+    for option in options:
+        message = refused(row(options={option: "--x {epochs}"}), rows="all")
+        assert "no such placeholder: {epochs}" in message
+        value = " ".join(f"{{{x}}}" for x in [*words, "pretrain_epochs", "teachers"])
+        rows = row(options={option: value}, title="{label}", each="left_out_teacher")
+        rows[0]["tag"] = "x_{label}"
+        assert len(plan(rows, rows="all").rows) == 3
+
+
+@pytest.mark.remedy(
+    "would be called",
+    "{} and {}: give them different {}s",
+)
+@pytest.mark.parametrize("what", ["title", "tag"])
+def test_rows_are_called_differently(what):
+    rows = [dict(name=x) for x in "xy"]
+    for entry in rows:
+        entry[what] = "t"
+    assert f"x and y: give them different {what}s" in refused(rows, rows="all")
+    rows[1][what] = "u"
+    assert {getattr(x, what) for x in plan(rows, rows="all").rows} == {"t", "u"}
+
+
+@pytest.mark.remedy("{}{} is repeated: write {label} into its")
+@pytest.mark.parametrize("what", ["title", "tag"])
+@pytest.mark.parametrize("each", ["single_teachers", "left_out_teacher"])
+def test_repeated_rows_are_called_differently(recipe, what, each):
+    values = dict(rows="all", single_teachers="p/a.yaml q/b.yaml")
+    keys = dict(title="{label}", tag="x_{label}", each=each)
+    message = refused(row(**{**keys, what: "same"}), **values)
+    assert (
+        f"would be called 'same': x is repeated: write {{label}} into its {what}"
+        in (message)
+    )
+    plan(row(**{**keys, what: "same_{label}"}), **values)
+    # With it, what the label is made of may be alike.
+    if each == "single_teachers":
+        values["single_teachers"] = "p/a.yaml q/a.yaml"
+    else:
+        teachers = [dict(name=x, upstream="fbank") for x in "aab"]
+        builders.write_yaml(recipe / "conf/teachers.yaml", teachers)
+    message = refused(row(**keys), **values)
+    assert "rename what is called alike of --single_teachers or --teachers" in message
+    values["single_teachers"] = "p/a.yaml q/b.yaml"
+    teachers = [dict(name=x, upstream="fbank") for x in "abc"]
+    builders.write_yaml(recipe / "conf/teachers.yaml", teachers)
+    plan(row(**keys), **values)
+
+
+@pytest.mark.remedy("give it a tag of at most 150 letters")
+def test_a_long_chain_of_rows_is_given_a_tag():
+    names = [x * 60 for x in "abc"]
+    rows = [
+        dict(name=x, adds_to=y)
+        for x, y in zip(names, ["teachers", *names[:-1]], strict=True)
+    ]
+    assert "give it a tag of at most 150 letters" in refused(rows, rows="all")
+    rows[-1]["tag"] = "c"
+    assert plan(rows, rows="all").rows[-1].tag == "c"
+
+
+@pytest.mark.remedy("GPUs on this machine, found")
+@pytest.mark.parametrize("what", ["fewer jobs", "--ngpu 0"])
+def test_too_few_gpus(monkeypatch, what):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(ConfigError, match=f"found 1: give .*{what}"):
+        devices_of_each(["--ngpu", "1"], 2, "run.pl", "x")
+    if what == "fewer jobs":
+        devices_of_each(["--ngpu", "1"], 1, "run.pl", "x")
+    else:
+        devices_of_each(["--ngpu", "0"], 2, "run.pl", "x")
+
+
+def test_the_teacher_transducer_has_a_dumpdir_too():
+    rows = row(adds_to="kd", options=dict(max_wav_duration=9))
+    assert "the teacher transducer has max_wav_duration '20' and x '9'" in refused(
+        rows, rows="all"
+    )
+    rows[0]["options"]["dumpdir"] = "dump9"
+    assert plan(rows, rows="all").needs_teacher
+    plan(row(adds_to="kd", options=dict(max_wav_duration=20)), rows="all kd")
 
 
 def test_a_name_in_two_files_of_the_user_is_refused(recipe):

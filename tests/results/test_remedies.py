@@ -8,7 +8,7 @@ import sclite_scores
 from sclite_scores import HYPOTHESES, REFERENCE, needs_sclite, score
 
 from espnet_mtkd.errors import DataError
-from espnet_mtkd.results import intervals, report
+from espnet_mtkd.results import compare, intervals, report
 
 pytestmark = needs_sclite
 
@@ -64,6 +64,18 @@ def test_both_rows_are_scored_anew(tmp_path, monkeypatch):
     shutil.rmtree(tmp_path / "s1")
     score(tmp_path / "s1", HYPOTHESES["taught"])
     intervals.intervals_table(rows)
+
+
+@pytest.mark.remedy("decode both on one (stages 12 and 13)")
+def test_rows_that_were_decoded_on_other_sets(tmp_path):
+    for name, dset in (("s0", "dev"), ("s1", "test")):
+        score(tmp_path / name, HYPOTHESES["taught"], dset)
+    rows = [tmp_path / "s0"], [tmp_path / "s1"]
+    with pytest.raises(DataError, match="dev; test: decode both on one"):
+        compare.compare(*rows)
+    score(tmp_path / "s0", HYPOTHESES["scratch"], "test")
+    (found,) = compare.compare(*rows)
+    assert found.dset == "test" and found.points < 0
 
 
 @pytest.mark.remedy("found '{}': remove the line")

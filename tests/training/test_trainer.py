@@ -31,6 +31,7 @@ def test_a_tally_of_kills(tmp_path):
     assert ran.stdout.count("4 kills") == 2 and "0 lost" in ran.stdout
 
 
+@pytest.mark.remedy("run the same command again to go on", "run it again to go on")
 def test_told_to_end_it_saves_and_the_same_command_goes_on(
     stage1_command, two_teachers, tmp_path
 ):

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -78,7 +79,10 @@ def test_of_accumulated_batches_all_are_as_if_they_were_not_there(tmp_path):
 
 @pytest.mark.parametrize(
     ("num_steps", "num_bad", "ends"),
-    [(50, 1, False), (50, 2, True), (1000, 9, False), (1000, 10, True)],
+    [
+        *((50, 1, False), (50, 2, True), (1000, 9, False), (1000, 10, True)),
+        *((None, 9, False), (None, 10, True)),
+    ],
 )
 def test_one_in_a_hundred_and_ten_in_a_row(tmp_path, num_steps, num_bad, ends):
     bad = [torch.full((5, 4), float("nan"))] * num_bad
@@ -86,7 +90,8 @@ def test_one_in_a_hundred_and_ten_in_a_row(tmp_path, num_steps, num_bad, ends):
     if not ends:
         assert train(net(), data, tmp_path, num_steps).num_skipped == num_bad
         return
-    with pytest.raises(NonFiniteError, match=f"{num_bad} of {num_steps} steps.*utt"):
+    num = 2 + num_bad if num_steps is None else num_steps
+    with pytest.raises(NonFiniteError, match=f"{num_bad} of {num} steps.*utt"):
         train(net(), data, tmp_path, num_steps)
 
 
@@ -121,6 +126,6 @@ def test_a_validation_loss_that_is_not_finite_is_named():
         reporter.next()
     ids = [["a", "b"], ["c", "d"], ["e"]]
     with pytest.raises(NonFiniteError, match="1 of 3 batches.*utterances c, d"):
-        check_validation(reporter, ids)
+        check_validation(reporter, ids, Path("exp"))
     reporter.stats.clear()
-    check_validation(reporter, ids)
+    check_validation(reporter, ids, Path("exp"))

@@ -290,6 +290,7 @@ def test_a_reference_is_whole_and_makes_no_training_set(world, capsys):
     mtkd_pseudo_label.main(words)
 
 
+@pytest.mark.remedy("teacher transducer: expected finite logits")
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_teacher_whose_logits_mean_nothing_is_refused(world, tmp_path, capsys, value):
     """NaN would be a confidence of 1, and paths through a lattice of NaN."""
@@ -310,10 +311,36 @@ def test_a_teacher_whose_logits_mean_nothing_is_refused(world, tmp_path, capsys,
             main(words)
         assert end.value.code == 2
         assert re.search(
-            "finite logits, .* utt3[12]_00: is .*valid.loss.ave.pth damaged",
+            "finite logits, .* utt3[12]_00: copy .*valid.loss.ave.pth again, or take "
+            "another checkpoint",
             capsys.readouterr().err,
         )
     assert not (out / "token_logp").exists()
+    whole = world / "exp/asr_teacher/valid.loss.ave.pth"
+    shutil.copy(whole, exp / "1epoch.pth")
+    for main, words in ((mtkd_pseudo_label.main, arguments), (extract.main, paths)):
+        main([*words, "--model_file", "1epoch.pth"])
+    shutil.copy(whole, exp)
+    (out / "token_logp").unlink()
+    for main, words in ((mtkd_pseudo_label.main, arguments), (extract.main, paths)):
+        main(words)
+
+
+@pytest.mark.remedy("so %s is the labelled set alone: look at its pseudo_labels.tsv")
+def test_filters_that_keep_nothing_are_lowered(world, caplog):
+    """To what pseudo_labels.tsv shows."""
+    decode(world, "lowered")
+    strict = command(world, "lowered", "--min_confidence", "1")
+    mtkd_pseudo_label.main(strict)
+    assert "look at its pseudo_labels.tsv" in caplog.text
+    assert "or lower the filters" in caplog.text
+    rows = rows_of(world, "lowered").values()
+    best = max(float(row[0]) for row in rows if "not confident" in row)
+    caplog.clear()
+    mtkd_pseudo_label.main([*strict[:-1], f"{best - 0.01:.4f}"])
+    assert "no transcript is kept" not in caplog.text
+    labelled = (world / "train/text").read_text()
+    assert len((world / "out_lowered/text").read_text()) > len(labelled)
 
 
 def test_scores_that_are_no_numbers_are_not_believed(tmp_path):

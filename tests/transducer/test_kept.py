@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -338,6 +339,7 @@ def train_until(data, exp, last: int, options, changes) -> list[int]:
     return seen
 
 
+@pytest.mark.remedy("kept teachers, and this training is")
 @pytest.mark.parametrize("is_kept_first", [True, False])
 def test_a_checkpoint_of_the_other_kind_is_refused(
     data, stage1, tmp_path, capsys, is_kept_first
@@ -348,7 +350,12 @@ def test_a_checkpoint_of_the_other_kind_is_refused(
     with pytest.raises(SystemExit) as end:
         train(data, tmp_path / "exp", *second, "--resume", "true", max_epoch=2)
     assert end.value.code == 2
-    assert "checkpoint.pth was written with" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "checkpoint.pth was written with" in error
+    assert "give the options that it began with, or another --output_dir" in error
+    train(data, tmp_path / "exp", *first, "--resume", "true", max_epoch=2)
+    assert sorted(reports(tmp_path / "exp")) == [1, 2]
+    train(data, tmp_path / "other", *second, "--resume", "true", max_epoch=1)
 
 
 def test_two_processes_update_as_one_does(stage1_of_equal_lengths, tmp_path):
@@ -472,29 +479,39 @@ def test_slices_and_intermediate_ctc_go_with_them(data, stage1, tmp_path):
     assert stats["loss_interctc_layer1"] > 0 and stats["loss_kept"] > 0
 
 
+@pytest.mark.remedy("has no intermediate outputs")
 @pytest.mark.parametrize(
-    ("encoder", "layers", "message"),
+    ("encoder", "layers", "message", "what"),
     [
-        ("conformer", [], "interctc_layer_idx: expected blocks"),
-        ("contextual_block_conformer", None, "has no intermediate outputs"),
+        ("conformer", [], "interctc_layer_idx: expected blocks", "blocks"),
+        ("contextual_block_conformer", None, "no intermediate outputs", "leave it out"),
+        ("contextual_block_conformer", None, "intermediate outputs", "train a Conform"),
     ],
 )
 def test_intermediate_ctc_that_would_do_nothing_is_refused(
-    data, tmp_path, capsys, encoder, layers, message
+    data, tmp_path, capsys, encoder, layers, message, what
 ):
     """ESPnet ignores the weight then."""
-    conf = dict(builders.ENCODERS[encoder])
-    if layers is not None:
-        conf["interctc_layer_idx"] = layers
+
+    def run(encoder, layers, weight):
+        conf = dict(builders.ENCODERS[encoder])
+        if layers is not None:
+            conf["interctc_layer_idx"] = layers
+        model_conf = dict(ctc_weight=0.3, report_cer=False, report_wer=False)
+        model_conf |= weight
+        changes = dict(encoder_conf=conf, model_conf=model_conf)
+        return train(data, tmp_path / "exp", encoder=encoder, **changes)
+
+    weight = dict(interctc_weight=0.3)
     with pytest.raises(SystemExit) as end:
-        train(
-            data,
-            tmp_path / "exp",
-            encoder=encoder,
-            encoder_conf=conf,
-            model_conf=dict(ctc_weight=0.3, interctc_weight=0.3),
-        )
-    assert end.value.code == 2 and message in capsys.readouterr().err
+        run(encoder, layers, weight)
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and message in error and what in error
+    if what == "leave it out":
+        run(encoder, layers, {})
+    else:
+        exp = run("conformer", [1], weight)
+        assert statistics(exp, "train")["loss_interctc_layer1"] > 0
 
 
 def joined(data: Path, folder: Path, *names: str) -> Path:
@@ -515,9 +532,10 @@ def test_a_training_set_of_several_finds_its_targets_by_id(data, stage1, tmp_pat
     assert statistics(exp, "train")["loss_kept"] > 0
 
 
+@pytest.mark.remedy("which tells these apart")
 @pytest.mark.parametrize("is_same_length", [False, True])
 def test_one_id_in_two_sets_is_told_apart_by_its_length_or_refused(
-    data, targets, stage1, tmp_path, capsys, is_same_length
+    data, targets, stage1, two_teachers, tmp_path, capsys, is_same_length
 ):
     """The targets of `train` once more under another name."""
     folder = joined(data, tmp_path / "data", "train")
@@ -537,6 +555,24 @@ def test_one_id_in_two_sets_is_told_apart_by_its_length_or_refused(
     error = capsys.readouterr().err
     assert end.value.code == 5
     assert "/train and " not in error and "again and" in error
+    # The targets of this training's sets alone.
+    assert "--keep_teachers targets_dir=" in error
+    alone = shutil.copytree(
+        stores, tmp_path / "alone", ignore=shutil.ignore_patterns("again")
+    )
+    options = keep(stage1("conformer"), f"targets_dir={alone}")
+    train(folder, tmp_path / "exp", *options, train="joined")
+    # Other ids, and their targets.
+    assert "or rename the utterances of one" in error
+    for file in ("wav.scp", "text", "speech_shape"):
+        path = folder / "joined" / file
+        lines = path.read_text().splitlines()
+        path.write_text("".join(f"new_{x}\n" for x in lines))
+    words = ["--teachers", two_teachers, "--out_dir", stores, "--form", "fp16"]
+    words += ["--exact", "--data_dir", folder / "joined"]
+    mtkd_extract.main([str(x) for x in words])
+    options = keep(stage1("conformer"), f"targets_dir={stores}")
+    train(folder, tmp_path / "renamed", *options, train="joined")
 
 
 def copy_with_other_lengths(teacher: Path) -> None:
@@ -583,11 +619,16 @@ def never_standardised(state):
     state["objective.standardizers.whisper_l3.num_frames"].zero_()
 
 
+@pytest.mark.remedy(
+    "expected heads and statistics of the targets",
+    "Name a checkpoint that was trained on these targets",
+    "its targets were never standardised: train stage 1 anew",
+)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (no_heads, "missing: heads.hubert_l1.linear.bias"),
-        (not_finite, "not finite: heads.whisper_l3.linear.bias"),
+        (not_finite, "tensors: objective.heads.whisper_l3.linear.bias"),
         (another_shape, "of another shape: heads.whisper_l3.linear.bias"),
         (never_standardised, "never standardised"),
     ],
@@ -599,6 +640,8 @@ def test_heads_that_cannot_be_kept_are_refused(
     with pytest.raises(SystemExit) as end:
         train(data, tmp_path / "exp", *keep(model))
     assert end.value.code == 2 and message in capsys.readouterr().err
+    # A checkpoint that was trained on these targets, anew.
+    train(data, tmp_path / "exp", *keep(stage1("conformer")))
 
 
 @pytest.mark.parametrize(
@@ -644,6 +687,39 @@ def test_wrong_settings_are_refused_before_training(
         train(data, tmp_path / "exp", *options)
     assert end.value.code == code
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.remedy("the heads of", "Give stage 2 what is expected here, or train")
+@pytest.mark.parametrize("what", ["what is expected", "train stage 1"])
+def test_another_student_is_given_what_stage_1_had(
+    data, stage1, tmp_path, capsys, what
+):
+    """Each field with both values, or a stage 1 with this encoder."""
+    wrong = ["--frontend_conf", "hop_length=128", "--specaug", "specaug", *WARPED]
+    first = stage1("conformer")
+    options = keep(first)
+    encoder = "conformer"
+    if what == "train stage 1":
+        wrong, encoder = [], "contextual_block_conformer"
+    with pytest.raises(SystemExit):
+        train(data, tmp_path / "exp", *options, *wrong, encoder=encoder)
+    error = capsys.readouterr().err
+    assert "Give stage 2 what is expected here, or train stage 1 with its" in error
+    if what == "train stage 1":
+        options = keep(stage1(encoder))
+    for part, key, value in re.findall(r"(\w+_conf)\.(\w+): expected (\S+),", error):
+        wrong += [f"--{part}", f"{key}={value}"]
+    train(data, tmp_path / "exp", *options, *wrong, encoder=encoder)
+
+
+@pytest.mark.remedy("--keep_teachers_from: no such file: {}: name a checkpoint")
+def test_a_checkpoint_of_no_stage_1(data, stage1, tmp_path, capsys):
+    first = stage1("conformer")
+    alone = shutil.copy(first, tmp_path / first.name)
+    with pytest.raises(SystemExit):
+        train(data, tmp_path / "exp", *keep(alone))
+    example = capsys.readouterr().err.split("such as exp/mtkd_x/")[1].split()[0]
+    train(data, tmp_path / "exp", *keep(first.parent / example))
 
 
 def test_unlabelled_audio_that_stage_1_had_not_is_refused(

@@ -1,6 +1,7 @@
 """The kept teachers' weight over a training, and which settings mean something."""
 
 import math
+import re
 
 import pytest
 
@@ -53,6 +54,28 @@ def test_words_of_the_recipe_are_read():
     words = "weight=30.5 decay=linear until=0.5 unlabelled=1 targets_dir=exp/t".split()
     expected = KeptOptions(30.5, "linear", 0.5, 1, "exp/t")
     assert parse_kept_words(words) == expected
+
+
+@pytest.mark.remedy("keep_teachers_conf")
+def test_what_is_refused_becomes_what_is_expected(capsys):
+    """One fault after the other, by the key and the values that the messages name."""
+    words = "wieght=300 decay=exp until=1.5 unlabelled=-1"
+    for pattern in (
+        r"'(\w+)', did you mean '(\w+)'",
+        r"\.until: expected .* up to (\S+), found (\S+)",
+        r"\.unlabelled: expected .* from (\S+), found (\S+)",
+        r"\.decay: expected none, (\w+) or cosine, found '(\w+)'",
+    ):
+        with pytest.raises(SystemExit):
+            main(["--keep_teachers", words])
+        error = capsys.readouterr().err
+        new, old = re.search(pattern, error).groups()
+        if "did you mean" in pattern:
+            new, old = old, new
+        assert old in words
+        words = words.replace(old, new)
+    main(["--keep_teachers", words])
+    assert words == "weight=300 decay=linear until=1 unlabelled=0"
 
 
 @pytest.mark.parametrize(

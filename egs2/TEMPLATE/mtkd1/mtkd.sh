@@ -248,7 +248,10 @@ for name in mtkd_exp asr_exp; do
         "have: give a shorter one (--mtkd_tag, --asr_tag)"
 done
 
-asr_stats_dir=${expdir}/asr_stats_raw_${lang}_${_tokens}${_sp}
+# Other audio has another --dumpdir, and so statistics and targets of its own.
+_dump=_$(basename "${dumpdir}")
+[ "${_dump}" != _dump ] || _dump=
+asr_stats_dir=${expdir}/asr_stats_raw_${lang}_${_tokens}${_sp}${_dump}
 # Stage 11 trains by this package's task, which is ESPnet's and saves what ESPnet's saves;
 # a teacher transducer is decoded through this package too.
 with_plugin="${python} -m espnet_mtkd.bin.mtkd_espnet"
@@ -265,9 +268,9 @@ stats_args="--seed ${seed}"
 if [ "${stats_config}" = "${asr_config}" ] && [[ ${asr_args} = *--frontend* ]]; then
     stats_args="${asr_args} ${stats_args}"
 fi
-: "${paths_dir:=${expdir}/mtkd_paths_$(basename "${kd_teacher_exp}")}"
-mtkd_stats_dir=${expdir}/mtkd_stats
-: "${targets_dir:=${expdir}/mtkd_targets$(_args_tag "${extract_args}")}"
+: "${paths_dir:=${expdir}/mtkd_paths_$(basename "${kd_teacher_exp}")${_dump}}"
+mtkd_stats_dir=${expdir}/mtkd_stats${_dump}
+: "${targets_dir:=${expdir}/mtkd_targets$(_args_tag "${extract_args}")${_dump}}"
 : "${extract_nj:=$((ngpu > 1 ? ngpu : 1))}"
 # As asr.sh calls the directory of a decoding, but without the slashes of paths.
 inference_tag=$(basename "${inference_config}" .yaml)$(_args_tag "${inference_args}")
