@@ -65,10 +65,18 @@ class BlockOutputs:
             (B, T, D) for each block, in the order of `numbers`.
         """
         outputs = [self._outputs[number] for number in self.numbers]
-        return [
-            join_chunks(x, self.encoder, num_frames) if x.dim() == 4 else x
-            for x in outputs
-        ]
+        return [join_blocks(x, num_frames, self.encoder) for x in outputs]
+
+
+def join_blocks(x, num_frames: int, encoder: nn.Module):
+    """A hidden state in order of time, of an encoder that works on chunks or not.
+
+    Args:
+        x: (B, T, D), which is given back, or (B, C, S, D) as for `join_chunks`.
+        num_frames: T.
+        encoder: that gave it.
+    """
+    return x if x.dim() == 3 else join_chunks(x, encoder, num_frames)
 
 
 def join_chunks(x_BCSD, encoder: nn.Module, num_frames: int):

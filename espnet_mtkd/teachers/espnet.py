@@ -48,8 +48,8 @@ class UpstreamExpert(nn.Module):
     def __init__(self, ckpt: str):
         super().__init__()
         # The one place where teachers look upwards; it needs ESPnet.
+        from espnet_mtkd.student.blocks import join_blocks
         from espnet_mtkd.student.frames import measure_frames
-        from espnet_mtkd.student.load import join_blocks
         from espnet_mtkd.teachers.espnet_model import (
             blocks_of,
             load_parts,

@@ -31,7 +31,8 @@ FLAGS = {
     "mtkd_pack": "asr_exp asr_model_file mtkd_exp mtkd_model_file kd_teacher_exp out "
     "license language corpus dataset title limits teacher inference_config "
     "inference_args ignore_names",
-    "mtkd_preflight": "teachers data_dir distinct ends license asr_config lengths",
+    "mtkd_preflight": "teachers data_dir distinct ends license asr_config lengths "
+    "keep_teachers",
     "mtkd_pseudo_label": "labelled unlabelled decode_dir asr_exp model_file "
     "shape_dir min_confidence min_tokens_per_second max_tokens_per_second max_repeats "
     "out_dir reference curve ngpu nj text alone",
@@ -43,8 +44,8 @@ FLAGS = {
     # beside all of ESPnet's
     "mtkd_train": "teachers student_config teacher_memory_mb targets_dir target_type "
     "unlabelled_wav_scp unlabelled_shape_file unlabelled_ratio align target_delay "
-    "loss_conf objective_conf init frontend frontend_conf specaug specaug_conf "
-    "normalize normalize_conf encoder encoder_conf",
+    "loss_conf objective_conf mask_conf noise_conf init frontend frontend_conf specaug specaug_conf "
+    "normalize normalize_conf encoder encoder_conf save_interval_minutes",
 }
 
 

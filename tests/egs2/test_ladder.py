@@ -42,7 +42,7 @@ def trainings(lines: list[str]) -> list[str]:
     found = []
     for line in lines:
         if line.startswith("asr 11"):
-            found.append(line.partition("exp=exp/")[2])
+            found.append(line.partition("exp=exp/")[2].split()[0])
         elif "mtkd_train" in line:
             found.append(re.search(r"--output_dir exp/(\S+)", line)[1])
     return found

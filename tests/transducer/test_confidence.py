@@ -326,7 +326,10 @@ def test_a_teacher_whose_logits_mean_nothing_is_refused(world, tmp_path, capsys,
         main(words)
 
 
-@pytest.mark.remedy("so %s is the labelled set alone: look at its pseudo_labels.tsv")
+@pytest.mark.remedy(
+    "no transcript is kept, so %s is %s: look at its pseudo_labels.tsv",
+    "no transcript is kept",
+)
 def test_filters_that_keep_nothing_are_lowered(world, caplog):
     """To what pseudo_labels.tsv shows."""
     decode(world, "lowered")
