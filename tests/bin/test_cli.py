@@ -44,7 +44,8 @@ FLAGS = {
     # beside all of ESPnet's
     "mtkd_train": "teachers student_config teacher_memory_mb targets_dir target_type "
     "unlabelled_wav_scp unlabelled_shape_file unlabelled_ratio align target_delay "
-    "loss_conf objective_conf mask_conf noise_conf init frontend frontend_conf specaug specaug_conf "
+    "loss_conf objective_conf mask_conf noise_conf init frontend frontend_conf "
+    "specaug specaug_conf "
     "normalize normalize_conf encoder encoder_conf save_interval_minutes",
 }
 
