@@ -113,13 +113,19 @@ def run(command, exp, world_size):
     return state, checkpoint["reporter"]["stats"][1], logs[0]
 
 
+def compare(name: str, value, other) -> None:
+    """To rounding; axes of nearly equal variance turn further by it than others."""
+    tolerance = 1e-2 if name.endswith("rotation") else TOLERANCE
+    assert torch.allclose(value, other, rtol=tolerance, atol=tolerance), name
+
+
 def test_two_processes_update_as_one_does(command, tmp_path):
     one, one_stats, _ = run(command, tmp_path / "one", 1)
     two, two_stats, log = run(command, tmp_path / "two", 2)
     assert "0/2]" in log  # ESPnet's rank and number of processes
     assert one.keys() == two.keys()
     for name, value in one.items():
-        assert torch.allclose(value, two[name], rtol=TOLERANCE, atol=TOLERANCE), name
+        compare(name, value, two[name])
     for phase in ("train", "valid"):
         names = [x for x in one_stats[phase] if x.startswith("loss")]
         assert len(names) >= 3
@@ -135,7 +141,7 @@ def test_two_processes_hear_the_noise_that_one_does(command, tmp_path):
     one, one_stats, _ = run([*command, *noise], tmp_path / "one", 1)
     two, two_stats, _ = run([*command, *noise], tmp_path / "two", 2)
     for name, value in one.items():
-        assert torch.allclose(value, two[name], rtol=TOLERANCE, atol=TOLERANCE), name
+        compare(name, value, two[name])
     expected = pytest.approx(one_stats["train"]["loss"], rel=TOLERANCE)
     assert two_stats["train"]["loss"] == expected
 

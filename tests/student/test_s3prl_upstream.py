@@ -134,7 +134,9 @@ def test_a_student_teaches_the_next_one(exp, stage1_command, tmp_path):
     )
     main(stage1_command(tmp_path / "exp", teachers))
     log = torch.load(tmp_path / "exp/valid.loss.best.pth", weights_only=True)
-    assert {k.split(".")[1] for k in log if k.startswith("heads.")} == {"old_l2"}
+    assert {k.split(".")[2] for k in log if k.startswith("objective.heads.")} == {
+        "old_l2"
+    }
     assert not any("student" in key for key in log)  # no teacher in the checkpoint
 
 
