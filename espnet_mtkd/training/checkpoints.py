@@ -46,14 +46,18 @@ def save_checkpoint(state: dict, folder: Path) -> None:
     """
     path = folder / CHECKPOINT
     if path.is_file():
-        # A second name first: there is a checkpoint at every moment.
-        link = temporary_for(folder / PREVIOUS)
-        try:
-            os.link(path, link)
-            os.replace(link, folder / PREVIOUS)
-        finally:
-            link.unlink(missing_ok=True)
+        name_too(path, folder / PREVIOUS)
     save(state, path)
+
+
+def name_too(path: Path, name: Path) -> None:
+    """Give a file a second name; whatever had it has it until then."""
+    link = temporary_for(name)
+    try:
+        os.link(path, link)
+        os.replace(link, name)
+    finally:
+        link.unlink(missing_ok=True)
 
 
 def num_bytes_of(state) -> int:
@@ -87,7 +91,9 @@ def read(path: Path):
 
 
 def read_newest(folder: Path) -> dict | None:
-    """The newest whole checkpoint of a training.
+    """The newest whole checkpoint of a training, which is `checkpoint.pth` afterwards.
+
+    So a damaged one does not become the one before when the next is saved.
 
     Args:
         folder: of the training.
@@ -107,8 +113,9 @@ def read_newest(folder: Path) -> dict | None:
                 faults.append(str(e))
                 logging.warning("%s: trying the one before", e)
                 continue
-            if faults:
+            if name == PREVIOUS:
                 logging.warning("resumed from %s", folder / name)
+                name_too(folder / name, folder / CHECKPOINT)
             return state
     if not faults:
         return None

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.files import own_name
-from espnet_mtkd.training.checkpoints import CHECKPOINT, PREVIOUS, read_newest, repair
+from espnet_mtkd.training.checkpoints import read_newest, repair
 from espnet_mtkd.training.position import (
     length_of,
     set_random_state,
@@ -72,9 +72,6 @@ class SurvivingTrainer(Trainer):
             )
         with held(folder) if rank == 0 else contextlib.nullcontext():
             state = read_newest(folder) if options.resume else None
-            if state is not None and not (folder / CHECKPOINT).exists():
-                # ESPnet looks for this one alone.
-                (folder / CHECKPOINT).hardlink_to(folder / PREVIOUS)
             cls.saves = Saves(folder, options.save_interval_minutes, rank, size, state)
             cls._repair_options = options if rank == 0 else None
             try:

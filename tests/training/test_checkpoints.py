@@ -67,12 +67,37 @@ def test_cut_anywhere_the_one_before_is_taken_and_the_file_named(tmp_path, caplo
     save_checkpoint({"number": torch.tensor(2), "more": torch.ones(5000)}, tmp_path)
     whole = (tmp_path / CHECKPOINT).read_bytes()
     for i in range(20):
+        (tmp_path / CHECKPOINT).unlink()  # not through a name that it shares
         (tmp_path / CHECKPOINT).write_bytes(whole[: len(whole) * i // 20])
         caplog.clear()
         assert int(read_newest(tmp_path)["number"]) == 1
         assert str(tmp_path / CHECKPOINT) in caplog.text
+    (tmp_path / CHECKPOINT).unlink()
     (tmp_path / CHECKPOINT).write_bytes(whole)
     assert int(read_newest(tmp_path)["number"]) == 2
+
+
+@pytest.mark.parametrize("left", ["half", "nothing"])
+def test_a_damaged_checkpoint_does_not_push_the_whole_one_out(
+    tmp_path, monkeypatch, left
+):
+    """Not even where the next save fails."""
+    for number in (1, 2):
+        save_checkpoint({"number": torch.tensor(number)}, tmp_path)
+    (tmp_path / CHECKPOINT).unlink()
+    if left == "half":
+        (tmp_path / CHECKPOINT).write_bytes(b"PK")
+    assert int(read_newest(tmp_path)["number"]) == 1
+    assert (tmp_path / CHECKPOINT).is_file()  # ESPnet looks for this one alone
+
+    def full(fd):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DiskError):
+        save_checkpoint({"number": torch.tensor(3)}, tmp_path)
+    assert int(read_newest(tmp_path)["number"]) == 1
+    assert {p.name for p in tmp_path.iterdir()} == {CHECKPOINT, PREVIOUS}
 
 
 def test_a_flipped_bit_is_seen(tmp_path):
