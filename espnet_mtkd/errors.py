@@ -4,9 +4,10 @@
 meaning. `HELP` is the page that says what to do.
 """
 
+import difflib
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 HELP = "docs/troubleshooting.md"  # has a section for each exit code
 
@@ -58,6 +59,19 @@ def name_ten(items: Sequence[str]) -> str:
     """The first ten of them, for a message, and how many more there are."""
     shown = ", ".join(items[:10])
     return shown + (f", and {len(items) - 10} more" if len(items) > 10 else "")
+
+
+def unknown_key(where: str, key, known: Collection[str]) -> str:
+    """What to say of a key that a config may not have: the closest one, and all.
+
+    Args:
+        where: it stands.
+        key: that was found.
+        known: keys that it may have.
+    """
+    hint = difflib.get_close_matches(str(key), known, n=1)
+    hint = f", did you mean '{hint[0]}'?" if hint else ""
+    return f"{where}: unknown key '{key}'{hint} (known: {', '.join(known)})"
 
 
 def report_errors(main):

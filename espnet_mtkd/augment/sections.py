@@ -1,11 +1,10 @@
 """Sections of a config that are read into a dataclass, each value looked at."""
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping
 
-from espnet_mtkd.errors import ConfigError
+from espnet_mtkd.errors import ConfigError, unknown_key
 
 
 def read_section(name: str, options: type, conf: Mapping | None):
@@ -27,11 +26,7 @@ def read_section(name: str, options: type, conf: Mapping | None):
     values = dict(conf or {})
     for key, value in values.items():
         if key not in fields:
-            hint = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f", did you mean '{hint[0]}'?" if hint else ""
-            raise ConfigError(
-                f"{name}: unknown key '{key}'{hint} (known: {', '.join(fields)})"
-            )
+            raise ConfigError(unknown_key(name, key, fields))
         values[key] = check_value(f"{name}.{key}", fields[key], value)
     return options(**values)
 

@@ -1,14 +1,13 @@
 """What a teacher is configured by, and what it promises to give."""
 
 import dataclasses
-import difflib
 import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from espnet_mtkd.errors import ConfigError
+from espnet_mtkd.errors import ConfigError, unknown_key
 from espnet_mtkd.files import parse_yaml
 from espnet_mtkd.teachers.checkpoints import check_checkpoint
 
@@ -146,11 +145,7 @@ def _parse_one(entry, where: str) -> tuple[list[str], TeacherConfig | None]:
     fields = {f.name for f in dataclasses.fields(TeacherConfig)}
     problems = []
     for key in sorted(set(entry) - fields, key=str):
-        hint = difflib.get_close_matches(str(key), fields, n=1)
-        hint = f", did you mean '{hint[0]}'?" if hint else ""
-        problems.append(
-            f"{where}: unknown key '{key}'{hint} (known: {', '.join(sorted(fields))})"
-        )
+        problems.append(unknown_key(where, key, sorted(fields)))
     entry = {k: v for k, v in entry.items() if k in fields and v is not None}
 
     def expect(key, types, text):

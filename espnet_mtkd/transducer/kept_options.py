@@ -1,11 +1,10 @@
 """How much stage 2 still listens to the teachers of stage 1, and until when."""
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 
-from espnet_mtkd.errors import ConfigError
+from espnet_mtkd.errors import ConfigError, unknown_key
 from espnet_mtkd.files import parse_yaml
 
 DECAYS = ("none", "linear", "cosine")
@@ -80,11 +79,7 @@ def parse_kept_options(conf: Mapping) -> KeptOptions:
     known = [field.name for field in dataclasses.fields(KeptOptions)]
     for key in conf:
         if key not in known:
-            hint = difflib.get_close_matches(str(key), known, n=1)
-            hint = f", did you mean '{hint[0]}'?" if hint else ""
-            raise ConfigError(
-                f"{OPTION}: unknown key '{key}'{hint} (known: {', '.join(known)})"
-            )
+            raise ConfigError(unknown_key(OPTION, key, known))
     return KeptOptions(**conf)
 
 
