@@ -24,15 +24,14 @@ class Saves:
 
     Args:
         folder: of the training.
-        interval_minutes: between saves within an epoch.
+        options: of the training, `SurvivingOptions`.
         rank, world_size: of this process.
         state: of the checkpoint that the run resumes from, or None.
     """
 
-    def __init__(
-        self, folder: Path, interval_minutes: float, rank=0, world_size=1, state=None
-    ):
-        self.folder, self.interval = folder, 60 * interval_minutes
+    def __init__(self, folder: Path, options, rank=0, world_size=1, state=None):
+        self.folder, self.options = folder, options
+        self.interval = 60 * options.save_interval_minutes  # s
         self.rank, self.world_size = rank, world_size
         self.state = state
         self.position = (state or {}).get("position")

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 from pathlib import Path
 
+from espnet2.train.reporter import Average
 from espnet2.train.trainer import Trainer, TrainerOptions
 from filelock import FileLock, Timeout
 
@@ -72,8 +73,7 @@ class SurvivingTrainer(Trainer):
             )
         with held(folder) if rank == 0 else contextlib.nullcontext():
             state = read_newest(folder) if options.resume else None
-            cls.saves = Saves(folder, options.save_interval_minutes, rank, size, state)
-            cls._repair_options = options if rank == 0 else None
+            cls.saves = Saves(folder, options, rank, size, state)
             try:
                 with cls.saves.installed():
                     super().run(
@@ -98,8 +98,8 @@ class SurvivingTrainer(Trainer):
         load_schedulers(schedulers, state["schedulers"])
         if scaler is not None and state["scaler"] is not None:
             scaler.load_state_dict(state["scaler"])
-        options = cls._repair_options
-        if options is not None:
+        if cls.saves.rank == 0:
+            options = cls.saves.options
             kept = options.keep_nbest_models
             repair(
                 cls.saves.folder,
@@ -161,8 +161,8 @@ class SurvivingTrainer(Trainer):
             )
         finally:
             watch.close()
-        skipped = float(watch.num_skipped)
-        reporter.stats["skipped_steps"] = [reported(skipped)]
+        # Of the whole epoch, so no mean over its steps.
+        reporter.stats["skipped_steps"] = [Average(float(watch.num_skipped))]
         return none_was_valid and position is None
 
     @classmethod
@@ -179,13 +179,6 @@ class SurvivingTrainer(Trainer):
             model=model, iterator=remembered(), reporter=reporter, **kwargs
         )
         check_validation(reporter, seen, cls.saves.folder)
-
-
-def reported(value: float):
-    """A statistic of a whole epoch, as ESPnet's reporter keeps it."""
-    from espnet2.train.reporter import Average
-
-    return Average(value)
 
 
 @contextlib.contextmanager
