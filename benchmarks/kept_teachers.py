@@ -83,7 +83,7 @@ def write_targets(folder: Path, name: str, dim: int):
 def kept_teachers(model, folder: Path):
     """Heads with random weights over the stored targets."""
     from espnet_mtkd.objective.losses import EmbeddingLoss
-    from espnet_mtkd.objective.objective import DistillationObjective
+    from espnet_mtkd.pretraining.model import objective_on
     from espnet_mtkd.student.frames import FrameGrid
     from espnet_mtkd.targets.teacher import CachedTeacher
     from espnet_mtkd.teachers.s3prl import TeacherPool
@@ -93,12 +93,8 @@ def kept_teachers(model, folder: Path):
     configs = [write_targets(folder, name, dim) for name, dim in DIMS.items()]
     teachers = TeacherPool(configs, lambda c: CachedTeacher(c, folder))
     grid = FrameGrid.of(model.frontend, model.encoder)
-    objective = DistillationObjective(
-        teachers.targets,
-        model.encoder.output_size(),
-        grid.shift,
-        grid.centre,
-        EmbeddingLoss(),
+    objective = objective_on(
+        model.encoder, grid, teachers.targets, loss=EmbeddingLoss()
     )
     return KeptTeachers(objective, teachers, KeptOptions())
 

@@ -109,6 +109,27 @@ def two_teachers(tmp_path_factory, checkpoints) -> Path:
 
 
 @pytest.fixture(scope="session")
+def store_targets(two_teachers, corpus, tmp_path_factory):
+    """Function: form -> a folder of the corpus's stored targets (made once for each).
+
+    Further arguments are those of `mtkd_extract`.
+    """
+    made = {}
+
+    def store(form: str, *extra: str) -> Path:
+        if (form, extra) not in made:
+            from espnet_mtkd.bin.mtkd_extract import main
+
+            folder = made[form, extra] = tmp_path_factory.mktemp(form)
+            command = ["--teachers", str(two_teachers), "--form", form, *extra]
+            command += ["--data_dir", str(corpus.train), str(corpus.valid)]
+            main([*command, "--out_dir", str(folder)])
+        return made[form, extra]
+
+    return store
+
+
+@pytest.fixture(scope="session")
 def stage1_command(corpus, tmp_path_factory):
     """Function: the command line of `mtkd_train` on the tiny corpus."""
 

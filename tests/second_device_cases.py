@@ -47,27 +47,6 @@ def batch(corpus):
     )
 
 
-@pytest.fixture(scope="module")
-def extract(two_teachers, corpus, tmp_path_factory):
-    """Function: form -> a folder of the corpus's stored targets (made once)."""
-    from espnet_mtkd.bin import mtkd_extract
-
-    made = {}
-
-    def get(form):
-        if form not in made:
-            made[form] = tmp_path_factory.mktemp(form)
-            mtkd_extract.main(
-                [
-                    *("--teachers", str(two_teachers), "--form", form),
-                    *("--data_dir", str(corpus.train), "--out_dir", str(made[form])),
-                ]
-            )
-        return made[form]
-
-    return get
-
-
 def move(batch: dict) -> dict:
     """A batch on the second device."""
     return {
@@ -194,8 +173,8 @@ def test_stage_1_with_other_objectives(encoder, options, two_teachers, batch):
 
 
 @pytest.mark.parametrize("form", ["codes", "fp16"])
-def test_stored_targets(form, two_teachers, extract, batch):
-    configs, folder = parse_teachers(str(two_teachers)), extract(form)
+def test_stored_targets(form, two_teachers, store_targets, batch):
+    configs, folder = parse_teachers(str(two_teachers)), store_targets(form)
     teachers = TeacherPool(configs, lambda config: CachedTeacher(config, folder))
     same_targets(teachers(*move(batch).values()), teachers(*batch.values()))
     if form == "codes":
@@ -205,13 +184,13 @@ def test_stored_targets(form, two_teachers, extract, batch):
         compare(build("conformer", both, EmbeddingLoss(codes=0.1)), batch)
 
 
-def test_what_extraction_computes(two_teachers, corpus, batch, extract):
+def test_what_extraction_computes(two_teachers, corpus, batch, store_targets):
     from espnet_mtkd.targets.embeddings import embed, load_batches
     from espnet_mtkd.targets.extract import to_fp16
     from espnet_mtkd.targets.plan import Utterance
     from espnet_mtkd.targets.quantizer import read_codebooks
 
-    codebooks = extract("codes") / "whisper/codebooks.safetensors"
+    codebooks = store_targets("codes") / "whisper/codebooks.safetensors"
     book = read_codebooks(codebooks)["whisper_l3"]
     teacher = S3PRLTeacher(parse_teachers(str(two_teachers))[0])
     files = dict(

@@ -17,6 +17,28 @@ from espnet_mtkd.student.blocks import BlockOutputs
 from espnet_mtkd.student.frames import FrameGrid
 
 
+def objective_on(encoder, frames: FrameGrid, targets, **options):
+    """The `DistillationObjective` of a student, in either stage.
+
+    Args:
+        encoder: the student's.
+        frames: of its output.
+        targets: list of `TargetSpec`.
+        options: `loss`, `align`, `target_delay` and `options`.
+
+    Raises:
+        ConfigError: see `DistillationObjective`.
+    """
+    return DistillationObjective(
+        targets,
+        encoder.output_size(),
+        frames.shift,
+        frames.centre,
+        num_blocks=len(encoder.encoders),
+        **options,
+    )
+
+
 class ESPnetMTKDModel(AbsESPnetModel):
     """Predict the embeddings of several frozen teachers from audio.
 
@@ -62,16 +84,14 @@ class ESPnetMTKDModel(AbsESPnetModel):
         self.teachers = teachers
         self.extract_feats_in_collect_stats = extract_feats_in_collect_stats
         self.frames = FrameGrid.of(frontend, encoder)
-        self.objective = DistillationObjective(
+        self.objective = objective_on(
+            encoder,
+            self.frames,
             teachers.targets,
-            encoder.output_size(),
-            self.frames.shift,
-            self.frames.centre,
-            loss,
-            align,
-            target_delay,
-            options,
-            len(encoder.encoders),
+            loss=loss,
+            align=align,
+            target_delay=target_delay,
+            options=options,
         )
         self.mask = SpanMask.of(frontend.output_size(), masks)
 

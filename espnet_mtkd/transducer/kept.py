@@ -22,6 +22,7 @@ from espnet_mtkd.files import read_yaml
 from espnet_mtkd.objective.objective import DistillationObjective
 from espnet_mtkd.pretraining.arguments import add_distillation_arguments
 from espnet_mtkd.pretraining.datasets import data_set_name
+from espnet_mtkd.pretraining.model import objective_on
 from espnet_mtkd.pretraining.task import load_teachers, objective_options
 from espnet_mtkd.student.compare import differing_fields
 from espnet_mtkd.student.frames import FrameGrid
@@ -177,13 +178,8 @@ def build_kept_teachers(
     }
     teachers = load_teachers(stage1, parse_teachers(stage1.teachers))
     grid = FrameGrid.of(model.frontend, model.encoder)
-    objective = DistillationObjective(
-        teachers.targets,
-        model.encoder.output_size(),
-        grid.shift,
-        grid.centre,
-        **objective_options(stage1),
-        num_blocks=len(model.encoder.encoders),
+    objective = objective_on(
+        model.encoder, grid, teachers.targets, **objective_options(stage1)
     )
     problems = compare_keys(state, objective.state_dict())
     if problems:

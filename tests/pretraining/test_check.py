@@ -1,6 +1,5 @@
 """What is wrong with the data is said before the first step, with names and numbers."""
 
-import shutil
 from pathlib import Path
 
 import builders
@@ -22,12 +21,7 @@ from espnet_mtkd.pretraining.check import (
 @pytest.fixture
 def data(corpus, tmp_path):
     """A copy of training and validation set, to do harm to."""
-    for name in ("train", "valid"):
-        folder = shutil.copytree(getattr(corpus, name), tmp_path / name)
-        scp = (folder / "wav.scp").read_text()
-        scp = scp.replace(str(getattr(corpus, name)), str(folder))
-        (folder / "wav.scp").write_text(scp)
-    return tmp_path
+    return builders.copy_data(corpus, tmp_path)
 
 
 @pytest.fixture

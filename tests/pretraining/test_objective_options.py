@@ -6,7 +6,6 @@ import builders
 import pytest
 import torch
 
-from espnet_mtkd.bin import mtkd_extract
 from espnet_mtkd.bin.mtkd_train import main
 from espnet_mtkd.results import report
 from espnet_mtkd.student.load import load_student
@@ -29,23 +28,9 @@ def train_statistics(exp, phase):
 
 
 @pytest.fixture(scope="module")
-def stored(two_teachers, corpus, tmp_path_factory):
-    """Function: form -> a folder of stored targets (made once)."""
-    made = {}
-
-    def get(form):
-        if form not in made:
-            made[form] = tmp_path_factory.mktemp(form)
-            mtkd_extract.main(
-                [
-                    *("--teachers", str(two_teachers), "--form", form),
-                    *("--data_dir", str(corpus.train), str(corpus.valid)),
-                    *("--out_dir", str(made[form]), "--num_codebooks", "4", "--exact"),
-                ]
-            )
-        return made[form]
-
-    return get
+def stored(store_targets):
+    """Function: form -> a folder of stored targets."""
+    return lambda form: store_targets(form, "--num_codebooks", "4", "--exact")
 
 
 GROUPS = {

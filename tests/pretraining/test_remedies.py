@@ -19,11 +19,7 @@ from espnet_mtkd.bin.mtkd_train import main
 @pytest.fixture
 def work(corpus, checkpoints, tmp_path):
     """Data of its own, and one teacher."""
-    for name in ("train", "valid"):
-        folder = shutil.copytree(getattr(corpus, name), tmp_path / name)
-        scp = (folder / "wav.scp").read_text()
-        scp = scp.replace(str(getattr(corpus, name)), str(folder))
-        (folder / "wav.scp").write_text(scp)
+    builders.copy_data(corpus, tmp_path)
     entry = dict(name="h", upstream="hubert_local")
     entry["path_or_url"] = str(checkpoints["hubert_local"])
     builders.write_yaml(tmp_path / "teachers.yaml", [entry])

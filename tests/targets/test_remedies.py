@@ -26,11 +26,7 @@ from espnet_mtkd.teachers.base import parse_teachers
 @pytest.fixture
 def work(corpus, checkpoints, tmp_path):
     """Data of its own, and a teacher of two layers."""
-    for name in ("train", "valid"):
-        folder = shutil.copytree(getattr(corpus, name), tmp_path / name)
-        scp = (folder / "wav.scp").read_text()
-        scp = scp.replace(str(getattr(corpus, name)), str(folder))
-        (folder / "wav.scp").write_text(scp)
+    builders.copy_data(corpus, tmp_path)
     entry = dict(name="hubert", upstream="hubert_local", layers=[3, 4])
     shutil.copy(checkpoints["hubert_local"], tmp_path / "hubert.pt")
     entry["path_or_url"] = str(tmp_path / "hubert.pt")

@@ -175,13 +175,8 @@ def test_a_learning_rate_is_lowered(train, refused):
 @pytest.mark.parametrize("part", ["train", "valid"])
 def test_the_doctor_finds_what_is_not_finite(corpus, capsys, tmp_path, part):
     """Stage 2, whose audio holds NaN: all files, or one of the validation set."""
-    folders = {}
-    for name in ("train", "valid"):
-        folder = shutil.copytree(getattr(corpus, name), tmp_path / name)
-        text = (folder / "wav.scp").read_text()
-        text = text.replace(f"{getattr(corpus, name)}/", f"{folder}/")
-        (folder / "wav.scp").write_text(text)
-        folders[name] = folder
+    builders.copy_data(corpus, tmp_path)
+    folders = {name: tmp_path / name for name in ("train", "valid")}
     scp = folders[part] / "wav.scp"
     whole = scp.read_text()
     bad = sorted(folders[part].glob("*.flac"))[: 1 if part == "valid" else None]
