@@ -22,6 +22,7 @@ COMMON += ["--token_type", "char"]
 TINY = "--ngpu 0 --nj 1 --inference_nj 1 --num_threads 1 --nbpe 20".split()
 TINY += ["--gpu_inference", "false"]
 TINY += ["--valid_set", "valid"]  # (some call it dev)
+FIRST_BLOCK = "interctc_layer_idx=[1]"
 LADDER = "--pretrain_epochs 1 --head_epochs 1 --finetune_epochs 1".split()
 
 
@@ -43,6 +44,8 @@ def shell_commands() -> list[list[str]]:
                 if name not in words:
                     words += [name, value]
             words += TINY + (LADDER if script == "ladder.sh" else [])
+            # The tiny encoder has two blocks, of which the first can have a CTC loss.
+            words = [x.replace("interctc_layer_idx=[3]", FIRST_BLOCK) for x in words]
         elif not script.endswith("setup.sh"):
             continue
         if words not in found:
