@@ -28,6 +28,7 @@ from espnet_mtkd.transducer.kept_data import join_unlabelled
 from espnet_mtkd.transducer.kept_options import parse_kept_options
 from espnet_mtkd.transducer.model import ESPnetMTKDTransducerModel, PathKDConfig
 from espnet_mtkd.transducer.paths import PathStores
+from espnet_mtkd.transducer.rnnt import can_slice
 from espnet_mtkd.transducer.steps import scale_steps
 from espnet_mtkd.transducer.trainer import DistillingTrainer
 
@@ -81,10 +82,10 @@ class MTKDASRTask(SpawnedErrors, AutomaticSteps, espnet_asr.ASRTask):
         group.add_argument(
             "--transducer_loss",
             type=str,
-            default="plain",
+            default="sliced",
             choices=["plain", "sliced"],
-            help="sliced: joint network and loss for a few utterances at a time, where "
-            "memory is short; same value, same gradients",
+            help="sliced: joint network and loss a few nodes of the lattice at a time; "
+            "same value, same gradients, less memory and time. plain: ESPnet's own",
         )
         group.add_argument(
             "--encoder_lr_scale",
@@ -132,7 +133,7 @@ class MTKDASRTask(SpawnedErrors, AutomaticSteps, espnet_asr.ASRTask):
             model = super().build_model(args)
         finally:
             args.model = STOCK_MODEL
-        model.is_sliced = args.transducer_loss == "sliced"
+        model.is_sliced = args.transducer_loss == "sliced" and can_slice(model)
         if args.path_targets_dir is not None:
             paths = PathStores(args.path_targets_dir)
             paths.check_tokens(args.token_list)
@@ -144,6 +145,7 @@ class MTKDASRTask(SpawnedErrors, AutomaticSteps, espnet_asr.ASRTask):
             logging.info("kept teachers: %s, of %s", options, checkpoint)
         elif args.keep_teachers_from is not None:
             logging.info("the encoder is frozen: its teachers are left out")
+        leave_out_intermediate_ctc(args)
         return model
 
     @classmethod
@@ -218,3 +220,18 @@ def check_intermediate_ctc(args: argparse.Namespace) -> None:
             f"encoder_conf.{name}: expected blocks, such as [3], found none, for "
             f"model_conf.interctc_weight is {args.model_conf['interctc_weight']}"
         )
+
+
+def leave_out_intermediate_ctc(args: argparse.Namespace) -> None:
+    """Take intermediate CTC out of what becomes config.yaml: it adds no parameters, and
+    ESPnet's `asr_inference` breaks on a transducer whose encoder has it."""
+    if args.encoder_conf.get("interctc_layer_idx"):
+        layers, weight = "interctc_layer_idx", "interctc_weight"
+        logging.info(
+            "intermediate CTC: blocks %s, weight %s; not in config.yaml, as decoding "
+            "has no use for it",
+            args.encoder_conf[layers],
+            args.model_conf.get(weight, 0.0),
+        )
+        args.encoder_conf = {k: v for k, v in args.encoder_conf.items() if k != layers}
+        args.model_conf = {k: v for k, v in args.model_conf.items() if k != weight}

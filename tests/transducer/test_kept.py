@@ -14,6 +14,7 @@ import pytest
 import soundfile
 import torch
 import yaml
+from espnet2.bin.asr_inference import Speech2Text
 
 from espnet_mtkd.bin import mtkd_espnet, mtkd_extract, mtkd_train
 from espnet_mtkd.targets.store import TargetStore
@@ -463,7 +464,7 @@ def test_a_frozen_encoder_has_no_kept_teachers(data, stage1, tmp_path, is_frozen
     assert ("loss_kept" in statistics(exp, "train")) != is_frozen
 
 
-def test_slices_and_intermediate_ctc_go_with_them(data, stage1, tmp_path):
+def test_the_plain_loss_and_intermediate_ctc_go_with_them(data, stage1, tmp_path):
     """ESPnet's own options; the blocks' outputs stand beside the encoder's last."""
     conf = dict(builders.ENCODERS["conformer"], interctc_layer_idx=[1])
     model_conf = dict(builders.asr_config("conformer")["model_conf"])
@@ -471,12 +472,14 @@ def test_slices_and_intermediate_ctc_go_with_them(data, stage1, tmp_path):
         data,
         tmp_path / "exp",
         *keep(stage1("conformer")),
-        *("--transducer_loss", "sliced"),
+        *("--transducer_loss", "plain"),
         encoder_conf=conf,
         model_conf=dict(model_conf, interctc_weight=0.3),
     )
     stats = statistics(exp, "train")
     assert stats["loss_interctc_layer1"] > 0 and stats["loss_kept"] > 0
+    decode = Speech2Text(exp / "config.yaml", exp / "1epoch.pth", beam_size=2)
+    assert decode(builders.speech_like(1.0, 1))
 
 
 @pytest.mark.remedy("has no intermediate outputs")

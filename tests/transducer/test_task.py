@@ -436,20 +436,31 @@ def test_paths_and_kept_teachers_go_together(data, paths, stage1, tmp_path):
     assert stats["loss"] == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.remedy(
-    "GPU memory in stage 2",
-)
+@pytest.mark.remedy("GPU memory in stage 2")
+def test_half_the_batch_and_twice_as_many_to_an_update(data, tmp_path):
+    def updates(name, *extra):
+        exp = train_student(data, tmp_path / name, *extra)
+        state = torch.load(exp / "checkpoint.pth", weights_only=False)
+        (optimizer,) = state["optimizers"]
+        return {int(x["step"]) for x in optimizer["state"].values()}
+
+    smaller = updates("a", "--batch_bins", "60000")
+    assert max(updates("b", "--batch_bins", "60000", "--accum_grad", "2")) == (
+        max(smaller) // 2
+    )
+
+
 def test_paths_change_the_training_and_slices_do_not(data, paths, tmp_path):
-    plain = load(train_student(data, tmp_path / "plain"))
-    sliced = load(
-        train_student(data, tmp_path / "sliced", "--transducer_loss", "sliced")
-    )
-    kd = load(train_student(data, tmp_path / "kd", "--path_targets_dir", str(paths)))
+    # Adam would make whole steps of the noise in gradients that are 0.
+    sgd = ["--optim", "sgd"]
+    plain = train_student(data, tmp_path / "plain", *sgd, "--transducer_loss", "plain")
+    plain, sliced = load(plain), load(train_student(data, tmp_path / "sliced", *sgd))
+    kd = ["--path_targets_dir", str(paths)]
+    kd = load(train_student(data, tmp_path / "kd", *sgd, *kd))
     for key, value in plain.items():
-        torch.testing.assert_close(sliced[key], value, rtol=1e-3, atol=1e-4)
-    assert not torch.allclose(
-        kd["joint_network.lin_out.weight"], plain["joint_network.lin_out.weight"]
-    )
+        torch.testing.assert_close(sliced[key], value, rtol=1e-4, atol=1e-6)
+    weight = "joint_network.lin_out.weight"
+    assert float((kd[weight] - plain[weight]).abs().max()) > 1e-5
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,8 @@ done
 test_set_name() { [ "$1" = "${valid_set}" ] && echo "org/$1" || echo "$1"; }
 
 # An option's value as a part of a name: "--max_epoch 1" -> "_max_epoch1".
-_args_tag() { echo "$*" | sed -e "s/--/\_/g" -e "s/[ |=/]//g"; }
+# What a shell or ESPnet could take for a pattern, or a list, is left out of names.
+_args_tag() { echo "$*" | sed -e "s/--/_/g" -e "s/[^A-Za-z0-9_.,+-]//g"; }
 if [ -z "${mtkd_tag}" ]; then
     mtkd_tag=${_student}_${_teachers}
     [ "${teacher_mode}" = live ] || mtkd_tag+=_cached$(_args_tag "${extract_args}")
