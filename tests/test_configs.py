@@ -150,7 +150,11 @@ def test_optimizer_and_scheduler_take_their_settings(path):
         [torch.nn.Parameter(torch.zeros(1))], **args.optim_conf
     )
     if args.scheduler is not None:
-        scheduler_classes[args.scheduler](optimizer, **args.scheduler_conf)
+        auto = dict(max_lr=args.optim_conf["lr"], total_steps=100)
+        conf = {
+            k: auto[k] if v == "auto" else v for k, v in args.scheduler_conf.items()
+        }
+        scheduler_classes[args.scheduler](optimizer, **conf)
 
 
 @named("decode")

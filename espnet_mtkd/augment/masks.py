@@ -22,7 +22,7 @@ class MaskOptions:
     is masked: 49 % for 0.65 and spans of 10.
 
     Attributes:
-        time_prob: 0 to 1; 0.65 in SPEAR (arXiv 2510.25959).
+        time_prob: 0 to 1; 0.65 in SPEAR (arXiv 2510.25955).
         time_length: of a span, in frames of the features (10 ms each, as a rule).
         channel_prob: 0 to 1, likewise for channels, which stay masked for the whole of
             an utterance.

@@ -2,17 +2,20 @@
 
 `scheduler_conf: {total_steps: auto}` stands for the number of updates of the whole
 training: batches of an epoch, divided by `accum_grad`, times `max_epoch`. Schedulers
-want that number, which nobody knows before the batches are made.
+want that number, which nobody knows before the batches are made. `max_lr: auto` is
+`optim_conf.lr`, so that a learning rate is written once.
 """
 
 import argparse
+import inspect
 import logging
 
 import torch
+from espnet2.tasks.abs_task import scheduler_classes
 from espnet2.train.distributed_utils import DistributedOption
 from torch.optim.lr_scheduler import OneCycleLR
 
-from espnet_mtkd.errors import ConfigError
+from espnet_mtkd.errors import ConfigError, unknown_key
 
 AUTO = "auto"
 # Of onecyclelr and exponentialdecaywarmup, tristagelr, cosineannealingwarmuprestarts.
@@ -29,21 +32,51 @@ class AutomaticSteps:
         """ESPnet's; it is called before the schedulers are built.
 
         Raises:
-            ConfigError: `auto` where no number of updates is meant.
+            ConfigError: `auto` where it stands for nothing, or a key that the
+                scheduler has not.
         """
-        conf = args.scheduler_conf
+        conf = known_keys(args.scheduler, args.scheduler_conf)
+        if conf.get("max_lr") == AUTO:
+            conf["max_lr"] = args.optim_conf["lr"]
+        args.scheduler_conf = conf
         keys = [key for key, value in conf.items() if value == AUTO]
         for key in keys:
             if key not in TOTALS:
                 raise ConfigError(
                     f"scheduler_conf.{key}: expected a number, found auto, which "
-                    f"stands for the number of updates in {', '.join(TOTALS)}"
+                    f"stands for the number of updates in {', '.join(TOTALS)}, and for "
+                    "optim_conf.lr in max_lr"
                 )
         if keys:
             steps = count_updates(cls, args)
+            if conf.get("pct_start", 0.0) * steps == 1.0:
+                steps += 1  # OneCycleLR divides by the length of the way up, less 1
             args.scheduler_conf = {**conf, **dict.fromkeys(keys, steps)}
             logging.info("scheduler_conf.%s: auto, %d updates", keys[0], steps)
         return super().build_optimizers(args, model)
+
+
+def known_keys(scheduler: str | None, conf: dict) -> dict:
+    """What a scheduler understands, without what a config says to another one.
+
+    Args:
+        scheduler: ESPnet's name; None: no scheduler, whose section is not looked at.
+        conf: `scheduler_conf`. Options merge with a config file, so what that file
+            leaves to `auto`, or is set to null, may belong to the file's scheduler.
+
+    Raises:
+        ConfigError: any other key that the scheduler has not.
+    """
+    if scheduler is None:
+        return dict(conf)
+    known = [*inspect.signature(scheduler_classes[scheduler]).parameters][1:]
+    for key, value in conf.items():
+        if key not in known and value not in (AUTO, None):
+            raise ConfigError(
+                f"{unknown_key(f'scheduler_conf of {scheduler}', key, known)}; set "
+                f"{key}=null to take out what a config says to another scheduler"
+            )
+    return {key: value for key, value in conf.items() if key in known}
 
 
 def count_updates(task, args: argparse.Namespace) -> int:

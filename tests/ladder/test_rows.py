@@ -22,7 +22,7 @@ VALUES = dict(
     **dict(
         pretrain_epochs="60", head_epochs="8", finetune_epochs="32", head_lr="0.003"
     ),
-    **dict(finetune_lr="0.0005", mtkd_args="", asr_args="", head_args="", note=""),
+    **dict(finetune_lr="0.001", mtkd_args="", asr_args="", head_args="", note=""),
     **dict(
         finetune_args="", scratch_args="", expdir="exp", python="python3", command=""
     ),
@@ -83,8 +83,8 @@ def test_the_options_of_the_known_rows_are_letter_by_letter_those_of_before():
         head_args="--h 1",
         scratch_args="--s 1",
     )
-    head = "--max_epoch 8 --optim_conf lr=0.003 --scheduler_conf warmup_steps=50 --h 1"
-    fine = "--max_epoch 32 --optim_conf lr=0.0005 --scheduler_conf warmup_steps=100"
+    head = "--max_epoch 8 --optim_conf lr=0.003 --h 1"
+    fine = "--max_epoch 32 --optim_conf lr=0.001"
     taught = dict(
         **dict(mtkd_args="--max_epoch 60 --a 1  2", asr_args="--b 'x y'"),
         **dict(head_args=head, finetune_args=fine),

@@ -56,9 +56,46 @@ def test_stage_2_too_and_with_more_epochs_the_cycle_is_stretched(corpus, tmp_pat
     assert three["total_steps"] == three["last_epoch"] == two["last_epoch"] * 3 / 2
 
 
+def test_a_way_up_of_one_update(stage1_command, two_teachers, tmp_path):
+    exp = tmp_path / "exp"
+    conf = dict(max_lr="auto", total_steps="auto", pct_start=0.5)
+    config = builders.mtkd_config(max_epoch=1, batch_type="unsorted", batch_size=1000)
+    config = config | dict(scheduler="onecyclelr", scheduler_conf=conf, max_epoch=2)
+    mtkd_train.main(stage1_command(exp, two_teachers, config=config))
+    (schedule,) = checkpoint(exp)["schedulers"]
+    assert schedule["last_epoch"] == 2 and schedule["total_steps"] == 3
+
+
+def parsed(*words: str):
+    command = ["--teachers", "x.yaml", "--output_dir", "x", *words]
+    return MTKDTask.get_parser().parse_args(command)
+
+
 def test_auto_for_something_else_than_updates():
-    parser = MTKDTask.get_parser()
-    args = parser.parse_args(["--teachers", "x.yaml", "--output_dir", "x"])
-    args.scheduler_conf = dict(max_lr="auto")
-    with pytest.raises(ConfigError, match="scheduler_conf.max_lr: expected a number"):
+    args = parsed("--scheduler", "onecyclelr", "--scheduler_conf", "pct_start=auto")
+    message = "scheduler_conf.pct_start: expected a number"
+    with pytest.raises(ConfigError, match=message):
         MTKDTask.build_optimizers(args, torch.nn.Linear(2, 2))
+
+
+def test_the_learning_rate_is_written_once():
+    words = ["--scheduler_conf", "max_lr=auto", "--scheduler_conf", "total_steps=9"]
+    args = parsed(*words, "--scheduler", "onecyclelr", "--optim_conf", "lr=0.25")
+    MTKDTask.build_optimizers(args, torch.nn.Linear(2, 2))
+    assert args.scheduler_conf == dict(max_lr=0.25, total_steps=9)
+
+
+@pytest.mark.remedy("to take out what a config says")
+def test_another_scheduler_than_the_configs(tmp_path):
+    conf = dict(max_lr="auto", total_steps="auto", pct_start=0.1)
+    config = dict(scheduler="onecyclelr", scheduler_conf=conf)
+    path = str(builders.write_yaml(tmp_path / "config.yaml", config))
+    words = ["--scheduler", "warmuplr", "--scheduler_conf", "warmup_steps=5"]
+    with pytest.raises(ConfigError, match=r"pct_start=null") as error:
+        MTKDTask.build_optimizers(
+            parsed("--config", path, *words), torch.nn.Linear(2, 2)
+        )
+    assert "scheduler_conf of warmuplr: unknown key 'pct_start'" in str(error.value)
+    args = parsed("--config", path, *words, "--scheduler_conf", "pct_start=null")
+    MTKDTask.build_optimizers(args, torch.nn.Linear(2, 2))
+    assert args.scheduler_conf == dict(warmup_steps=5)

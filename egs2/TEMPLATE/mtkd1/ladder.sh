@@ -28,7 +28,7 @@ head_epochs      | 8       | Epochs of stage 2 in which the pre-trained encoder 
 finetune_epochs  | 32      | Epochs of stage 2 after that. From scratch stage 2 has as many epochs as both
                  |         | together, or what --scratch_args says.
 head_lr          | 0.003   | Learning rate with the frozen encoder.
-finetune_lr      | 0.0005  | Learning rate after that.
+finetune_lr      | 0.001   | Learning rate after that.
 mtkd_args        |         | Arguments for mtkd_train in stage 1, after the ladder's own.
 asr_args         |         | Arguments for asr_train in stage 2.
 head_args        |         | Arguments for its part with the encoder frozen.

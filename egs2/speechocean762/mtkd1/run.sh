@@ -32,7 +32,7 @@ note+=" encoders, were trained on transcribed speech."
 # From scratch: settings tuned on dev, without which it learns nothing (README.md), and 1.5
 # times as many epochs as the others have in both stages together.
 scratch_args="--max_epoch 45 --batch_bins 400000 --model_conf ctc_weight=1.0"
-scratch_args+=" --optim_conf lr=0.0007 --scheduler_conf warmup_steps=500"
+scratch_args+=" --optim_conf lr=0.001"
 
 # data/ is made by stage 1 of the first row
 exec ./ladder.sh --rows "scratch single teachers kd unlabelled pseudo" --expdir "exp_${train_set}" \
