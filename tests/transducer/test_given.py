@@ -147,8 +147,9 @@ def test_transcripts_of_other_utterances(sets, whisper, capsys, what):
 @pytest.mark.parametrize("what", ["mtkd_transcribe --like", "upper or lower case"])
 def test_transcripts_in_another_writing(sets, whisper, capsys, what):
     data, text = sets / "unlabelled_x", sets / "whisper.txt"
+    loose = ("--max_repeats", "999", "--max_tokens_per_second", "999")
     transcribe(whisper[0], data, text, *OPEN, "--case", "lower")
-    code, message = failed(sets, capsys)
+    code, message = failed(sets, capsys, *loose)
     assert code == 4 and what in message
     if what == "mtkd_transcribe --like":
         found = re.search(r"mtkd_transcribe (--like) data/(\S+) does", message)
@@ -158,8 +159,8 @@ def test_transcripts_in_another_writing(sets, whisper, capsys, what):
     else:
         lines = read_lines(text, "").items()
         write(sets, {utt: words.upper() for utt, words in lines})
-    reasons = {row["reason"] for row in run(sets).values()}
-    assert "characters that no transcript has" not in reasons
+    rows = run(sets, *loose)
+    assert len(rows) == 7 and {row["reason"] for row in rows.values()} == {""}
 
 
 @pytest.mark.remedy("expected a confidence from 0 to 1")
