@@ -42,30 +42,11 @@ UNTESTED = {
     "pip is missing: python -m ensurepip": "installs on this machine",
     "s3prl.run_downstream is not importable": "installs, by a network",
     "--microphone: {}: `pip install sounddevice`": "installs, by a network",
+    "CTranslate2 is not importable": "installs, by a network",
     "--microphone: no device that gives": "needs a microphone",
     "expected a process for each GPU": "needs two GPUs",
     "its layers have different frame shifts": "no upstream that is tested has such",
 }
-
-
-# What tests make and see, but do not follow to its end yet.
-PENDING = (
-    *("expected a model file", "expected [least, greatest]", ".noise_dir"),
-    *("expected prob 0", "expected Whisper in CTranslate2's form"),
-    *("--pseudo_text needs", "objective_conf"),
-    "expected --targets_dir with stored codes",
-    *("phi-s: expected at least", "ids are those of"),
-    *("characters that the training set's text has not", "take layers: each"),
-    *("expected a confidence from 0 to 1", "at least two utterances of training data"),
-    *("name another folder, or take files and noise_dir out", "write them anew (sox"),
-    *("leave --asr_exp and --reference out", "train by espnet_mtkd.bin.mtkd_train"),
-    *("name an encoder that keeps its frame rate", "expected one model file"),
-    *("name a model that was trained on it", "it cannot teach from audio"),
-    *("name the directory that has it", "expected the {} of its training beside it"),
-    *("found an archive: unpack it", "tokenizer.json is not Whisper's"),
-    *("its tokenizer does not know", "CTranslate2 cannot load it"),
-    *("CTranslate2 is not importable", "expected no --pseudo_labels true"),
-)
 
 
 def text_of(node: ast.AST) -> str | None:

@@ -7,7 +7,8 @@ import numpy as np
 import soundfile
 
 from espnet_mtkd.augment.noise_options import SECTION
-from espnet_mtkd.data.audio import SAMPLE_RATE
+from espnet_mtkd.data.audio import SAMPLE_RATE, convert_command
+from espnet_mtkd.data.containers import find_cut
 from espnet_mtkd.errors import ConfigError, DataError, name_ten
 
 # Of files that libsndfile may read, in whatever case.
@@ -15,6 +16,7 @@ SUFFIXES = {
     *(".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au"),
     *(".caf", ".sph", ".w64", ".rf64"),
 }
+UNKNOWN = 2**63 - 1  # samples, where a header does not tell (libsndfile)
 
 
 def find_noises(folder: str | Path) -> list[str]:
@@ -43,29 +45,37 @@ def find_noises(folder: str | Path) -> list[str]:
 
 
 def check_noises(paths: list[str]) -> None:
-    """Refuse noises that are not mono at 16 kHz, by their headers.
+    """Refuse noises that are not mono at 16 kHz, or not whole, by their headers.
 
     Raises:
         ConfigError: naming the first ten.
     """
-    faults = []
+    faults, convertible = [], []
     for path in paths:
         try:
-            header = soundfile.info(path)
+            header, cut = soundfile.info(path), find_cut(Path(path))
         except (soundfile.SoundFileError, OSError) as e:
             faults.append(f"{path}: unreadable ({e})")
             continue
-        if (header.samplerate, header.channels) != (SAMPLE_RATE, 1):
+        if header.frames == 0:
+            faults.append(f"{path}: empty")
+        elif cut is not None:
+            faults.append(f"{path}: {cut}")
+        elif header.frames == UNKNOWN:
+            faults.append(f"{path}: its header does not tell its length")
+            convertible.append(path)
+        elif (header.samplerate, header.channels) != (SAMPLE_RATE, 1):
             found = f"{header.samplerate} Hz, channels: {header.channels}"
             faults.append(f"{path} ({found})")
-        elif header.frames == 0:
-            faults.append(f"{path}: empty")
+            convertible.append(path)
     if faults:
+        remedy = "take them out of the folder"
+        if convertible:
+            remedy += f", or write them anew: {convert_command(convertible[0])}"
         raise ConfigError(
             f"{SECTION}.noise_dir: expected {SAMPLE_RATE} Hz, one channel and at least "
             f"a sample, found {len(faults)} of {len(paths)} files otherwise: "
-            f"{name_ten(faults)}: write them anew (sox <file> -r {SAMPLE_RATE} -c 1 "
-            "<new file>), or take them out of the folder"
+            f"{name_ten(faults)}: {remedy}"
         )
 
 

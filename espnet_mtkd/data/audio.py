@@ -65,6 +65,24 @@ def write_anew(audio: str) -> str:
     return f"copy it again, or write what is there: python -c {shlex.quote(code)}"
 
 
+def convert_command(
+    audio: str | Path, rate: int = SAMPLE_RATE, new: str = "<new file>"
+) -> str:
+    """A shell command that writes an audio file anew, mono and at another rate.
+
+    Args:
+        audio: path; sox without its plugins reads neither MP3 nor Opus.
+        rate: Hz.
+        new: what is written.
+    """
+    old = shlex.quote(str(audio))
+    if Path(audio).suffix.lower() in (".mp3", ".opus"):
+        read = f"python -m espnet_mtkd.bin.mtkd_cat_wav --audio {old} | sox -t wav -"
+    else:
+        read = f"sox {old}"
+    return f"{read} -r {rate} -c 1 {new}"
+
+
 def find_fault(audio: str) -> tuple[int, str | None]:
     """Number of samples of a file, and what is wrong with it (None: nothing)."""
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 import soundfile
 import torch
 
-from espnet_mtkd.data.audio import SAMPLE_RATE, judge_faults
+from espnet_mtkd.data.audio import SAMPLE_RATE, convert_command, judge_faults
 from espnet_mtkd.data.kaldi import read_lengths, read_wav_scp
 from espnet_mtkd.errors import ConfigError, DataError, name_ten
 from espnet_mtkd.pretraining.datasets import data_set_name
@@ -120,7 +120,7 @@ def check_headers(data: DataSet, most: int | None = None) -> None:
     paths = read_wav_scp(data.wav_scp)
     utts = list(data.lengths)
     step = 1 if most is None else -(-len(utts) // most)
-    faults = []
+    faults, convertible = [], []
     for utt in utts[::step]:
         if utt not in paths:
             raise DataError(
@@ -136,12 +136,15 @@ def check_headers(data: DataSet, most: int | None = None) -> None:
             faults.append(
                 f"{utt} ({header.samplerate} Hz, channels: {header.channels})"
             )
+            convertible.append(paths[utt])
     if faults:
+        remedy = "let stage 3 of mtkd.sh write them anew"
+        if convertible:
+            remedy += f", or do it: {convert_command(convertible[0])}"
         raise DataError(
             f"{data.wav_scp}: expected {SAMPLE_RATE} Hz and one channel, found "
             f"{len(faults)} of {len(utts[::step])} files otherwise: "
-            f"{name_ten(faults)}: let stage 3 of mtkd.sh write them anew, or "
-            "sox <file> -r 16000 -c 1 <new file>"
+            f"{name_ten(faults)}: {remedy}"
         )
 
 

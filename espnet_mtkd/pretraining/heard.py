@@ -35,7 +35,8 @@ def check_noise(args: argparse.Namespace) -> None:
     if getattr(args, "multiple_iterator", False):
         raise ConfigError(
             f"{SECTION}: expected prob 0 with --multiple_iterator, whose parts do not "
-            f"know the training's other audio, found {options.prob}"
+            f"know the training's other audio, found {options.prob}: leave "
+            "--multiple_iterator out, or set prob to 0"
         )
     if not args.train_data_path_and_name_and_type:
         raise ConfigError(

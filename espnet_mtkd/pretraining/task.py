@@ -332,7 +332,7 @@ def check_config(args: argparse.Namespace) -> None:
     if asked and args.targets_dir is None:
         raise ConfigError(
             f"{asked}: expected --targets_dir with stored codes "
-            "(mtkd_extract): live teachers give embeddings"
+            "(run mtkd_extract --form codes): live teachers give embeddings"
         )
     if asked and args.align != "concat":
         raise ConfigError(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from espnet_mtkd.data.audio import convert_command
 from espnet_mtkd.data.containers import find_cut
 from espnet_mtkd.data.kaldi import read_wav_scp
 from espnet_mtkd.errors import ConfigError, DataError
@@ -106,13 +107,12 @@ def check_file(path: Path, sample_rate: int) -> None:
         raise DataError(f"{path}: unreadable ({e})") from e
     if cut is not None:
         raise DataError(f"{path}: {cut}")
-    if info.samplerate != sample_rate:
+    if (info.samplerate, info.channels) != (sample_rate, 1):
         raise DataError(
-            f"{path}: expected {sample_rate} Hz, found {info.samplerate} Hz: convert "
-            f"it, `sox {path.name} -r {sample_rate} converted.wav`"
+            f"{path}: expected {sample_rate} Hz and one channel, found "
+            f"{info.samplerate} Hz, channels: {info.channels}: convert it, "
+            f"`{convert_command(path, sample_rate, 'converted.wav')}`"
         )
-    if info.channels != 1:
-        raise DataError(f"{path}: expected one channel, found {info.channels}")
 
 
 def read_file(path: Path, chunk_size: int) -> Iterator[np.ndarray]:

@@ -169,7 +169,8 @@ class UpstreamExpert(nn.Module):
             raise ConfigError(
                 f"encoder: {type(self.parts.encoder).__name__}: expected "
                 f"{self._last + 1} hidden states of one length, found {len(hidden)} of "
-                f"{lengths} frames: name an encoder that keeps its frame rate"
+                f"{lengths} frames: its frame rate changes, or it gives several "
+                "sequences (of speakers): name a model whose encoder does neither"
             )
         return hidden
 

@@ -5,6 +5,7 @@ network are left where they are.
 """
 
 import functools
+import shlex
 import tempfile
 from pathlib import Path
 
@@ -47,7 +48,8 @@ def find_model(where: str | Path) -> tuple[Path, Path]:
             with_what = "zipfile -e" if path.suffix == ".zip" else "tarfile -e"
             raise ConfigError(
                 f"{path}: expected a directory or a model file, found an archive: "
-                f"unpack it (python -m {with_what} {path} DIR) and name that directory"
+                f"unpack it (python -m {with_what} {shlex.quote(str(path))} DIR) and "
+                "name that directory"
             )
         if path.suffix not in (".pth", ".safetensors"):
             raise ConfigError(f"{path}: expected a model file (.pth), found another")

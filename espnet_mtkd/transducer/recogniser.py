@@ -101,18 +101,22 @@ class Recogniser:
         self._log_mel = LogMel(self._model.n_mels)
 
     def _make_prompt(self, folder: Path, language: str) -> list[int]:
-        names = ["<|startoftranscript|>"]
+        names = ["<|startoftranscript|>", "<|notimestamps|>"]
         if self._model.is_multilingual:
-            names += [f"<|{language}|>", "<|transcribe|>"]
-        ids = [self._tokenizer.token_to_id(x) for x in (*names, "<|notimestamps|>")]
-        if None not in ids:
-            return ids
-        if self._tokenizer.token_to_id(f"<|{language}|>") is None:
+            names[1:1] = [f"<|{language}|>", "<|transcribe|>"]
+        ids = {name: self._tokenizer.token_to_id(name) for name in names}
+        unknown = [name for name in names if ids[name] is None]
+        if unknown == [f"<|{language}|>"]:
             raise ConfigError(
                 f"--language: {folder}: its tokenizer does not know '{language}': give "
                 "a code of two letters, e.g. en"
             )
-        raise ConfigError(f"{folder}: tokenizer.json is not Whisper's: fetch it anew")
+        if unknown:
+            raise ConfigError(
+                f"{folder}: tokenizer.json is not Whisper's, it has no {unknown[0]}: "
+                "fetch it anew"
+            )
+        return list(ids.values())
 
     @torch.no_grad()
     def __call__(self, waves: list[torch.Tensor]) -> list[Hypothesis]:

@@ -270,6 +270,34 @@ def test_a_run_that_was_ended_goes_on(recipe):
     assert found == {"11", "12", "13"}
 
 
+@pytest.mark.remedy("--pseudo_text needs", "expected no --pseudo_labels true")
+def test_transcripts_of_unlabelled_audio(recipe):
+    """One message after the other is done as it says, and the student learns them."""
+    (recipe / "whisper.txt").write_text("es-0 ONE\n")
+    options = dict(teachers="none", pseudo_alone="true", stop_stage="11")
+    message = refused(recipe, **options)
+    assert "--pseudo_alone true needs --pseudo_text, or --pseudo_labels" in message
+    options["pseudo_text"] = "whisper.txt"
+    assert "--pseudo_text needs --unlabelled_sets" in refused(recipe, **options)
+    options["unlabelled_sets"] = "data/es"
+    runs(recipe, **options)
+    assert any("mtkd_pseudo_label" in x and "--alone" in x for x in calls(recipe))
+
+
+@pytest.mark.remedy("beside it, which has the teacher transducer transcribe the same")
+@pytest.mark.parametrize("left", ["pseudo_text", "pseudo_labels"])
+def test_one_of_two_transcripts_is_left_out(recipe, left):
+    (recipe / "whisper.txt").write_text("es-0 ONE\n")
+    options = dict(teachers="none", unlabelled_sets="data/es", stop_stage="11")
+    options |= dict(pseudo_text="whisper.txt", pseudo_labels="true")
+    options["kd_teacher_exp"] = "exp/asr_teacher"
+    assert "leave one of them out" in refused(recipe, **options)
+    del options[left]
+    runs(recipe, **options)
+    found = [x for x in calls(recipe) if "mtkd_pseudo_label" in x]
+    assert found and all(("--text" in x) == (left == "pseudo_labels") for x in found)
+
+
 def ladder(recipe, **options) -> subprocess.CompletedProcess:
     options = {**stub_recipe.OPTIONS, "encoders": "conformer", **options}
     words = [x for k, v in options.items() for x in (f"--{k}", v)]

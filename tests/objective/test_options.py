@@ -1,5 +1,7 @@
 """What `objective_conf` may say, and what is refused."""
 
+import re
+
 import pytest
 
 from espnet_mtkd.errors import ConfigError
@@ -52,3 +54,39 @@ def test_blocks_are_those_of_the_student():
         some.block_numbers(3)
     with pytest.raises(ConfigError, match="expected last where the encoder's output"):
         some.block_numbers(None)
+
+
+def corrected(conf: dict, message: str) -> dict:
+    """A section in which what a message is about is as the message says."""
+    if typo := re.search(
+        r"objective_conf: key: .*'(\w+)': did you mean '(\w+)'", message
+    ):
+        return {typo[2] if key == typo[1] else key: x for key, x in conf.items()}
+    key, what = re.match(
+        r"objective_conf\.(\w+): expected (.*), found", message
+    ).groups()
+    if hint := re.search("did you mean '(.*)'", message):
+        return {**conf, key: hint[1]}
+    if least := re.search(r"(?:finite number|integer) >= (\d)", what):
+        return {**conf, key: int(least[1])}
+    if what.startswith("one of "):
+        return {**conf, key: what.removeprefix("one of ").split(", ")[0]}
+    assert what.startswith("numbers from 1, each once")
+    return {**conf, key: sorted({max(1, x) for x in conf[key]})}
+
+
+@pytest.mark.remedy("objective_conf")
+def test_one_message_after_the_other_is_followed():
+    conf = dict(standardise="phis", heads="mpl", layers=3, balance="runing", clip=-1)
+    conf |= dict(hidden=2.5, blocks=[0, 1, 2, 2])
+    messages = []
+    while len(messages) < 20:
+        try:
+            options = read_options(conf)
+            break
+        except ConfigError as e:
+            messages.append(str(e))
+            conf = corrected(conf, str(e))
+    assert len(messages) == 9
+    expected = dict(standardize="phi-s", head="mlp", layers="each", balance="running")
+    assert options == ObjectiveOptions(**expected, clip=0, hidden=0, blocks=[1, 2])

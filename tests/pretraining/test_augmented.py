@@ -215,7 +215,7 @@ def test_teachers_hear_clean_audio_live_remembered_and_stored(
             "noise_dir: nowhere: expected",
         ),
         (["prob=0.5", "files=0.1", "noise_dir={empty}"], "expected audio files"),
-        (["prob=0.5", "files=0.1", "noise_dir={fast}"], "sox <file> -r 16000 -c 1"),
+        (["prob=0.5", "files=0.1", "noise_dir={fast}"], "x.wav -r 16000 -c 1 <new"),
     ],
 )
 def test_noise_that_cannot_be_made_ends_before_training(

@@ -196,26 +196,3 @@ def test_a_layer_that_is_not_stored_ends_with_code_5(
     command = stage1_command(tmp_path / "exp", teachers, config=config, extra=extra)
     assert exit_code(command) == 5
     assert "layers: expected [1, 2], found [1, 4]" in capsys.readouterr().err
-
-
-def test_phi_s_of_fewer_frames_than_dimensions_ends_with_code_2(
-    stage1_command, tmp_path, capsys
-):
-    """Whole windows as targets: 240 dimensions, and less than a second of audio."""
-    folder = builders.build_data_dir(tmp_path / "data", 1, 9)
-    lines = (folder / "speech_shape").read_text().splitlines()
-    assert len(lines) == 1
-    entry = dict(name="t", upstream="fbank")
-    teachers = builders.write_yaml(tmp_path / "teachers.yaml", [entry])
-    conf = dict(standardize="phi-s")
-    config = builders.mtkd_config(objective_conf=conf)
-    command = stage1_command(tmp_path / "exp", teachers, config=config)
-    for flag, value in (
-        ("--train_data_path_and_name_and_type", f"{folder}/wav.scp,speech,sound"),
-        ("--train_shape_file", f"{folder}/speech_shape"),
-    ):
-        command[command.index(flag) + 1] = value
-    assert exit_code(command) == 2
-    text = "phi-s: expected at least 240 frames of target 't_l0'"
-    assert text in capsys.readouterr().err
-    assert not (tmp_path / "exp/1epoch.pth").exists()

@@ -11,9 +11,11 @@ import builders
 import numpy as np
 import pytest
 import soundfile
+import yaml
 
-from espnet_mtkd.bin import mtkd_doctor, mtkd_handover
+from espnet_mtkd.bin import mtkd_doctor, mtkd_extract, mtkd_handover
 from espnet_mtkd.bin.mtkd_train import main
+from espnet_mtkd.errors import ConfigError
 
 
 @pytest.fixture
@@ -88,8 +90,8 @@ def test_audio_of_another_form(work, command, capsys, channels):
     wave, rate = soundfile.read(path)
     soundfile.write(path, np.stack([wave] * channels, 1), rate // (3 - channels))
     message = refused(command(), capsys)
-    convert = re.search(r"or (sox <file> .*)", message)[1]
-    convert = convert.replace("<file>", str(path)).replace("<new file>", "x.flac")
+    convert = re.search(r"or do it: (sox .*)", message)[1]
+    convert = convert.replace("<new file>", "x.flac")
     subprocess.run(convert, shell=True, check=True, cwd=work)
     (work / "x.flac").replace(path)
     mtkd_doctor.main(["--data_dir", str(work / "train"), "--out_dir", str(work)])
@@ -196,3 +198,101 @@ def test_utterances_longer_than_whisper_hears(work, checkpoints, command, capsys
     soundfile.write(path, wave, rate)  # segmented
     mtkd_doctor.main(doctor)
     main(command())
+
+
+def split(folder, names) -> None:
+    """In the place of files folders of one part, as ESPnet's split_scps writes them."""
+    for name in names:
+        content = (folder / name).read_text()
+        (folder / name).unlink()
+        (folder / name).mkdir()
+        (folder / name / "num_splits").write_text("1")
+        (folder / name / "split.0").write_text(content)
+
+
+@pytest.mark.remedy("expected prob 0", "out, or set prob to 0")
+@pytest.mark.parametrize("what", ["leave --multiple_iterator", "set prob to 0"])
+def test_noise_and_an_iterator_of_parts(work, command, capsys, what):
+    extra, conf = ["--multiple_iterator", "true"], dict(prob=1.0)
+    message = refused(command(*extra, noise_conf=conf), capsys)
+    assert what in message
+    if what == "set prob to 0":
+        conf["prob"] = 0
+        split(work / "train", ["wav.scp", "speech_shape"])
+    else:
+        extra = []
+    main(command(*extra, noise_conf=conf))
+
+
+@pytest.mark.remedy("train by espnet_mtkd.bin.mtkd_train")
+def test_noise_under_espnet3(work, command):
+    """Which then builds the model without; mtkd_train makes the noise."""
+    from espnet3.utils.task_utils import get_espnet_model
+
+    asr = builders.asr_config("conformer")
+    config = {k: asr[k] for k in ("frontend_conf", "encoder", "encoder_conf")}
+    config["teachers"] = yaml.safe_load((work / "teachers.yaml").read_text())
+    config["noise_conf"] = dict(prob=1.0)
+    with pytest.raises(ConfigError, match="prob 0 under ESPnet3.*train by"):
+        get_espnet_model("espnet_mtkd.pretraining.task.MTKDTask", config)
+    main(command(noise_conf=config["noise_conf"]))
+    config["noise_conf"] = dict(prob=0)
+    get_espnet_model("espnet_mtkd.pretraining.task.MTKDTask", config)
+
+
+@pytest.mark.remedy("expected --targets_dir with stored codes")
+@pytest.mark.parametrize("which", ["target_type", "loss_conf.codes"])
+def test_codes_that_are_learnt_are_stored_before(work, command, capsys, which):
+    """One message after the other is done as it says, till the student is updated."""
+    conf = dict(align="mean", objective_conf=dict(layers="mean"))
+    extra = []
+    if which == "target_type":
+        extra = ["--target_type", "codes"]
+    else:
+        conf["loss_conf"] = dict(codes=0.2)
+    message = refused(command(*extra, **conf), capsys)
+    form = re.search(r"run mtkd_extract (--form \w+)", message)[1].split()
+    data = ["--data_dir", str(work / "train"), str(work / "valid"), *form]
+    words = ["--teachers", str(work / "teachers.yaml"), "--out_dir", str(work / "t")]
+    mtkd_extract.main([*words, *data, "--num_codebooks", "4"])
+    extra += ["--targets_dir", str(work / "t")]
+    message = refused(command(*extra, **conf), capsys)
+    conf["align"] = re.search(r"expected align (\w+), found mean", message)[1]
+    message = refused(command(*extra, **conf), capsys)
+    layers = re.search(r"expected objective_conf.layers (\w+), found mean", message)[1]
+    conf["objective_conf"] = dict(layers=layers)
+    main(command(*extra, **conf))
+
+
+@pytest.mark.remedy("phi-s: expected at least")
+@pytest.mark.parametrize("what", ["more training audio", "standardize: robust"])
+def test_phi_s_of_fewer_frames_than_dimensions(work, command, capsys, what):
+    """Whole windows as targets: 240 dimensions, and less than two seconds of audio."""
+    entry = dict(name="t", upstream="fbank")
+    builders.write_yaml(work / "teachers.yaml", [entry])
+    shape = work / "train/speech_shape"
+    lines = shape.read_text().splitlines(True)
+    shape.write_text(lines[0])
+    conf = dict(standardize="phi-s")
+    message = refused(command(objective_conf=conf), capsys)
+    assert "phi-s: expected at least 240 frames of target 't_l0'" in message
+    assert what in message
+    if what == "more training audio":
+        shape.write_text("".join(lines))
+    else:
+        conf["standardize"] = "robust"
+    main(command(objective_conf=conf))
+
+
+@pytest.mark.remedy("objective_conf.blocks: the student has the blocks 1 to {}")
+@pytest.mark.parametrize("what", ["correct the list", "raise encoder_conf.num_blocks"])
+def test_heads_on_a_block_that_is_not_there(command, capsys, what):
+    conf = dict(blocks=[1, 3])
+    message = refused(command(objective_conf=conf), capsys)
+    assert what in message
+    asr = builders.asr_config("conformer")
+    if what == "correct the list":
+        conf["blocks"] = [1, int(re.search(r"blocks 1 to (\d+)", message)[1])]
+    else:
+        asr["encoder_conf"] = {**asr["encoder_conf"], "num_blocks": 3}
+    main(command(asr=asr, objective_conf=conf))

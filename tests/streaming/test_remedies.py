@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 
 import builders
 import numpy as np
@@ -54,11 +55,15 @@ def test_resume_needs_a_file_and_goes_on_with_it(flags, tmp_path, capsys):
     assert (tmp_path / "text").is_file()
 
 
-@pytest.mark.remedy("convert it, `sox")
-def test_the_command_for_another_rate(flags, tmp_path, capsys, monkeypatch):
-    path = write(tmp_path / "b.wav", rate=8000)
+@pytest.mark.remedy("convert it, `")
+@pytest.mark.parametrize("name", ["8 kHz.wav", "stereo.wav", "x.mp3"])
+def test_the_command_for_another_rate(flags, tmp_path, capsys, monkeypatch, name):
+    path, wave = tmp_path / name, builders.speech_like(1.0, 1)
+    rate = 8000 if name == "8 kHz.wav" else 22050 if name == "x.mp3" else RATE
+    soundfile.write(path, np.stack([wave] * 2, 1) if "stereo" in name else wave, rate)
     message = refused(capsys, *flags, path)
-    command = re.search(r"convert it, `(sox .*?)`", message)[1]
+    command = re.search(r"convert it, `(.*?)`", message)[1]
+    command = re.sub(r"^python ", f"{sys.executable} ", command)
     monkeypatch.chdir(tmp_path)
     subprocess.run(command, shell=True, check=True)
     main([*flags, "converted.wav"])

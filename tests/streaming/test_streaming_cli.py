@@ -151,8 +151,8 @@ def write(folder, name, wave, rate=RATE):
 
 
 WRONG_AUDIO = {
-    "sample rate": ("expected 16000 Hz, found 8000 Hz", np.zeros(800), 8000),
-    "channels": ("expected one channel, found 2", np.zeros((800, 2)), RATE),
+    "sample rate": ("found 8000 Hz, channels: 1: convert it", np.zeros(800), 8000),
+    "channels": ("found 16000 Hz, channels: 2: convert", np.zeros((800, 2)), RATE),
 }
 
 
@@ -165,7 +165,8 @@ def test_audio_that_the_model_cannot_hear_ends_with_code_4(
     with pytest.raises(SystemExit) as end:
         main([*flags, path])
     assert end.value.code == 4
-    assert f"{path}: {message}" in capsys.readouterr().err
+    expected = f"{path}: expected 16000 Hz and one channel, {message}"
+    assert expected in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [None, b"no audio"])

@@ -76,7 +76,7 @@ def damage_cut(path):
 
 
 DAMAGES = {
-    "rate": (damage_rate, "expected 16000 Hz, found 8000 Hz"),
+    "rate": (damage_rate, "expected 16000 Hz and one channel, found 8000 Hz"),
     "removed": (os.unlink, "unreadable"),
     "middle": (damage_middle, "can be read|unreadable"),
     "sample": (damage_sample, "sample 9000 of the stream is nan"),

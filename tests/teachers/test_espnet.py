@@ -1,19 +1,14 @@
 """An ESPnet recogniser's encoder as a teacher, against ESPnet's own."""
 
-import argparse
 import shutil
-import zipfile
 
 import builders
-import numpy as np
 import pytest
 import soundfile
 import torch
-import yaml
-from espnet2.asr.encoder.rnn_encoder import RNNEncoder
+from espnet_models import CONFIGS, build
 
 from espnet_mtkd.bin import mtkd_doctor, mtkd_extract
-from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.student.blocks import join_blocks
 from espnet_mtkd.student.frames import FrameGrid
 from espnet_mtkd.targets.fingerprint import compare_config, teacher_fingerprint
@@ -23,85 +18,6 @@ from espnet_mtkd.teachers.espnet import UpstreamExpert
 from espnet_mtkd.teachers.espnet_model import find_relative
 from espnet_mtkd.teachers.hub import import_s3prl_hub, upstream_names
 from espnet_mtkd.teachers.s3prl import S3PRLTeacher, read_teachers
-
-TOKENS = ["<blank>", "<unk>", "<space>", *"ABCDE", "<sos/eos>"]
-SMALL = dict(output_size=16, attention_heads=2, num_blocks=2)
-CGMLP = dict(SMALL, cgmlp_linear_units=32, cgmlp_conv_kernel=7)
-BLOCKS = dict(block_size=12, hop_size=4, look_ahead=4)
-
-
-def with_encoder(encoder, **conf):
-    return {
-        **builders.asr_config("conformer"),
-        "encoder": encoder,
-        "encoder_conf": conf,
-    }
-
-
-CONFIGS = {
-    "conformer": builders.asr_config("conformer", normalize="global_mvn"),
-    "contextual_block_conformer": builders.asr_config("contextual_block_conformer"),
-    "contextual_block_transformer": with_encoder(
-        "contextual_block_transformer", linear_units=32, **SMALL, **BLOCKS
-    ),
-    "transformer": with_encoder("transformer", linear_units=32, **SMALL),
-    "branchformer": with_encoder("branchformer", **CGMLP),
-    "e_branchformer": with_encoder(
-        "e_branchformer", linear_units=32, merge_conv_kernel=5, **CGMLP
-    ),
-    "conditioned": {
-        **with_encoder(
-            *("transformer",),
-            linear_units=32,
-            interctc_layer_idx=[1],
-            interctc_use_conditioning=True,
-            **SMALL,
-        ),
-        "model_conf": dict(ctc_weight=0.3, interctc_weight=0.3),
-    },
-}
-
-
-def build(folder, config, seed=3):
-    """A random recogniser as `asr_train` leaves it in a directory; ESPnet's model."""
-    from espnet2.tasks.asr import ASRTask
-
-    from espnet_mtkd.transducer.task import register
-
-    register()
-    args = {**ASRTask.get_default_config(), **config, "token_list": TOKENS}
-    folder.mkdir(parents=True)
-    if args["normalize"] == "global_mvn":
-        one = np.linspace(1, 2, 80)
-        stats = folder / "stats.npz"
-        np.savez(stats, count=100, sum=-800 * one, sum_square=9000 * one**2)
-        args["normalize_conf"] = dict(stats_file=str(stats))
-    model = ASRTask.build_model(argparse.Namespace(**args)).eval()
-    builders.randomize(model, seed)
-    builders.write_yaml(folder / "config.yaml", args)
-    torch.save(model.state_dict(), folder / "valid.loss.ave.pth")
-    if args["normalize"] == "global_mvn":
-        stats.unlink()  # a directory that was moved
-    return model
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory, checkpoints):
-    """Function: name -> (its directory, ESPnet's model)."""
-    root = tmp_path_factory.mktemp("espnet")
-    made = {}
-
-    def make(name):
-        if name not in made:
-            if name == "over_whisper":
-                whisper = checkpoints["whisper_local"]
-                config = builders.teacher_transducer_config(whisper)
-            else:
-                config = CONFIGS[name]
-            made[name] = root / name, build(root / name, config)
-        return made[name]
-
-    return make
 
 
 def waves(*seconds):
@@ -309,88 +225,3 @@ def test_what_is_stored_is_what_it_teaches_live(models, corpus, tmp_path):
         for name, (target, num_frames) in expected.items():
             assert torch.equal(found[name][1], num_frames)
             torch.testing.assert_close(found[name][0], target, rtol=2e-3, atol=2e-3)
-
-
-@pytest.fixture
-def broken(models, tmp_path):
-    """Function: a change of a copy of the Conformer's directory -> the message."""
-
-    def message(change, where=None) -> str:
-        folder = tmp_path / "exp/asr_x"
-        shutil.copytree(models("conformer")[0], folder)
-        change(folder)
-        entry = dict(
-            name="t", upstream="espnet_local", path_or_url=str(where or folder)
-        )
-        with pytest.raises(ConfigError) as e:
-            for config in read_teachers([entry]):
-                S3PRLTeacher(config)
-        return str(e.value)
-
-    return message
-
-
-def edit(**changes):
-    def change(folder):
-        config = yaml.safe_load((folder / "config.yaml").read_text())
-        builders.write_yaml(folder / "config.yaml", {**config, **changes})
-
-    return change
-
-
-def without(key):
-    def change(folder):
-        config = yaml.safe_load((folder / "config.yaml").read_text())
-        del config[key]
-        builders.write_yaml(folder / "config.yaml", config)
-
-    return change
-
-
-def pickled(folder):
-    torch.save({"a": argparse.Namespace()}, folder / "valid.loss.ave.pth")
-
-
-def two_models(folder):
-    (folder / "valid.loss.ave.pth").rename(folder / "valid.cer.ave.pth")
-    shutil.copy(folder / "valid.cer.ave.pth", folder / "valid.wer.ave.pth")
-
-
-def rnn(folder):
-    edit(encoder="rnn", encoder_conf=dict(hidden_size=8, output_size=8, num_layers=1))(
-        folder
-    )
-    state = torch.load(folder / "valid.loss.ave.pth")
-    state = {k: v for k, v in state.items() if not k.startswith("encoder.")}
-    encoder = RNNEncoder(80, hidden_size=8, output_size=8, num_layers=1)
-    state |= {f"encoder.{k}": v for k, v in encoder.state_dict().items()}
-    torch.save(state, folder / "valid.loss.ave.pth")
-
-
-@pytest.mark.parametrize(
-    "change, words",
-    [
-        (lambda f: (f / "config.yaml").unlink(), ["config.yaml", "exp/asr_teacher"]),
-        (lambda f: (f / "valid.loss.ave.pth").unlink(), ["valid.loss.ave.pth", "none"]),
-        (two_models, ["valid.cer.ave.pth, valid.wer.ave.pth", "name one"]),
-        (without("decoder"), ["without decoder", "ASR model"]),
-        (edit(teachers=[]), ["stage 1", "mtkd_student"]),
-        (edit(frontend_conf=dict(fs="8k")), ["frontend_conf.fs", "expected 16000"]),
-        (edit(frontend=None, input_size=80), ["hears waveforms", "input_size: 80"]),
-        (edit(encoder="conv"), ["could not build", "conv"]),
-        (edit(encoder_conf=dict(num_blocks=7)), ["tensors are not those of"]),
-        (rnn, ["list of blocks", "RNNEncoder"]),
-        (pickled, ["nothing but tensors"]),
-    ],
-)
-def test_what_cannot_teach_is_refused_with_what_to_do(broken, change, words):
-    message = broken(change)
-    assert "teacher 't'" in message
-    assert all(word in message for word in words), message
-
-
-def test_an_archive_is_to_be_unpacked(broken, tmp_path):
-    archive = tmp_path / "model.zip"
-    with zipfile.ZipFile(archive, "w") as f:
-        f.writestr("meta.yaml", "x")
-    assert f"python -m zipfile -e {archive}" in broken(lambda f: None, archive)

@@ -1,9 +1,11 @@
 """Transcripts that another recogniser wrote, and the training set that they make."""
 
 import json
+import re
 
 import builders
 import pytest
+from tiny_whisper import OPEN, transcribe
 
 from espnet_mtkd.bin import mtkd_pseudo_label
 from espnet_mtkd.data.kaldi import read_lines
@@ -124,13 +126,74 @@ def test_a_confidence_that_is_none(sets, capsys, value):
     assert code == 4 and "expected a confidence from 0 to 1" in message
 
 
+@pytest.mark.remedy("ids are those of")
+@pytest.mark.parametrize("what", ["Transcribe the formatted sets", "take lines of oth"])
+def test_transcripts_of_other_utterances(sets, whisper, capsys, what):
+    write(sets, {"rec": "ONE"} if "formatted" in what else {**TEXT, "x7": "ONE"})
+    code, message = failed(sets, capsys)
+    assert code == 4 and what in message
+    if what == "Transcribe the formatted sets":
+        scp = re.search(r"those of (\S+)/wav.scp", message)[1]
+        like = ("--like", sets / "train/text")
+        transcribe(whisper[0], scp, sets / "whisper.txt", *OPEN, *like)
+        assert len(run(sets)) == 7
+    else:
+        (strange,) = re.findall(r"1 are not: (\w+)", message)
+        write(sets, {utt: words for utt, words in TEXT.items() if utt != strange})
+        assert len(run(sets)) == 6
+
+
+@pytest.mark.remedy("characters that the training set's text has not")
+@pytest.mark.parametrize("what", ["mtkd_transcribe --like", "upper or lower case"])
+def test_transcripts_in_another_writing(sets, whisper, capsys, what):
+    data, text = sets / "unlabelled_x", sets / "whisper.txt"
+    loose = ("--max_repeats", "999", "--max_tokens_per_second", "999")
+    transcribe(whisper[0], data, text, *OPEN, "--case", "lower")
+    code, message = failed(sets, capsys, *loose)
+    assert code == 4 and what in message
+    if what == "mtkd_transcribe --like":
+        found = re.search(r"mtkd_transcribe (--like) data/(\S+) does", message)
+        flag, like = found.groups()
+        like = sets / like.replace("<train_set>", "train")
+        transcribe(whisper[0], data, text, *OPEN, flag, like)
+    else:
+        lines = read_lines(text, "").items()
+        write(sets, {utt: words.upper() for utt, words in lines})
+    rows = run(sets, *loose)
+    assert len(rows) == 7 and {row["reason"] for row in rows.values()} == {""}
+
+
+@pytest.mark.remedy("expected a confidence from 0 to 1")
+@pytest.mark.parametrize("what", ["correct it", "remove the file"])
+def test_a_confidence_is_corrected_or_the_file_removed(sets, capsys, what):
+    path = sets / "whisper.txt.confidence"
+    path.write_text("u0 90\nu4 0.95\n")
+    _, message = failed(sets, capsys)
+    assert what in message
+    utt = re.search(r"utterance (\w+): expected a confidence", message)[1]
+    assert str(path) in message and utt == "u0"
+    if what == "correct it":
+        path.write_text("u0 0.90\nu4 0.95\n")
+    else:
+        path.unlink()
+    rows = run(sets)
+    assert {utt for utt, row in rows.items() if not row["reason"]} == {"u0", "u4"}
+
+
 def test_nothing_left_to_train_on(sets, capsys):
     (sets / "whisper.txt.confidence").write_text("u0 0.1\n")
     code, message = failed(sets, capsys, "--alone")
     assert code == 4 and "loosen the filters" in message
 
 
-@pytest.mark.parametrize("flag", ["decode_dir", "asr_exp", "reference"])
+@pytest.mark.remedy("leave --asr_exp and --reference out")
+@pytest.mark.parametrize("flag", ["asr_exp", "reference"])
 def test_flags_of_a_teacher_transducer_beside_a_text(sets, capsys, flag):
-    code, message = failed(sets, capsys, f"--{flag}", "x")
-    assert code == 2 and "--text" in message
+    code, message = failed(sets, capsys, f"--{flag}", sets / "train/text")
+    assert code == 2 and f"--{flag}" in message
+    run(sets)
+
+
+def test_what_is_decoded_beside_a_text(sets, capsys):
+    code, message = failed(sets, capsys, "--decode_dir", "x")
+    assert code == 2 and "--text (of any recogniser), found both" in message

@@ -5,78 +5,15 @@ import json
 import builders
 import pytest
 import torch
+from tiny_whisper import END, OPEN, PROMPT, TOKENS, transcribe
 
-from espnet_mtkd.bin import mtkd_transcribe
 from espnet_mtkd.data.kaldi import read_lines
 from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.teachers.whisper import LogMel
 from espnet_mtkd.transducer.curve import count_words
 from espnet_mtkd.transducer.recogniser import Recogniser
 
-ctranslate2 = pytest.importorskip("ctranslate2")
-
-SPECIAL = "endoftext startoftranscript en translate transcribe startoflm startofprev"
-SPECIAL = [f"<|{x}|>" for x in (*SPECIAL.split(), "nospeech", "notimestamps")]
-TOKENS = [*(f" {w.lower()}" for w in builders.WORDS), *SPECIAL]
-END = TOKENS.index("<|endoftext|>")
-PROMPT = [TOKENS.index(f"<|{x}|>") for x in ("startoftranscript", "notimestamps")]
-
-
-def build_model():
-    from transformers import WhisperConfig, WhisperForConditionalGeneration
-
-    size = dict(layers=2, attention_heads=2, ffn_dim=64)
-    sizes = {f"{p}_{k}": v for p in ("encoder", "decoder") for k, v in size.items()}
-    config = WhisperConfig(
-        vocab_size=len(TOKENS),
-        num_mel_bins=80,
-        d_model=16,
-        pad_token_id=END,
-        bos_token_id=END,
-        eos_token_id=END,
-        decoder_start_token_id=PROMPT[0],
-        **sizes,
-    )
-    model = WhisperForConditionalGeneration(config).eval()
-    builders.randomize(model, 11)
-    with torch.no_grad():  # so that a transcript ends, and not with specials
-        model.model.decoder.embed_positions.weight.mul_(3)
-    return model
-
-
-def save_ct2(model, folder):
-    """As `ct2-transformers-converter` does, without a tokenizer of Hugging Face's."""
-    from ctranslate2.converters import transformers as converters
-    from tokenizers import Tokenizer, decoders, models
-
-    (loader,) = {
-        type(x): x
-        for x in converters._MODEL_LOADERS.values()
-        if type(x).__name__ == "WhisperLoader"
-    }.values()
-    spec = loader.get_model_spec(model)
-    spec.register_vocabulary(TOKENS)
-    spec.config.suppress_ids = [i for i, t in enumerate(TOKENS) if i > END]
-    spec.config.suppress_ids_begin = [END]
-    spec.config.lang_ids = [TOKENS.index("<|en|>")]
-    spec.config.alignment_heads = []
-    spec.validate()
-    spec.save(str(folder))
-    vocabulary = {t: i for i, t in enumerate(TOKENS)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=" zero"))
-    tokenizer.decoder = decoders.Fuse()
-    tokenizer.add_special_tokens(SPECIAL)
-    tokenizer.save(str(folder / "tokenizer.json"))
-
-
-@pytest.fixture(scope="module")
-def whisper(tmp_path_factory):
-    """A directory that CTranslate2 reads, and the `transformers` model of it."""
-    folder = tmp_path_factory.mktemp("ct2") / "whisper_tiny"
-    folder.mkdir()
-    model = build_model()
-    save_ct2(model, folder)
-    return folder, model
+pytest.importorskip("ctranslate2")
 
 
 def greedy(model, wave, max_length):
@@ -121,31 +58,11 @@ def data(tmp_path):
     return folder
 
 
-OPEN = (
-    *("--min_confidence", "0", "--min_agreement", "0", "--max_no_speech", "1"),
-    *(
-        "--max_repeats",
-        "999",
-        "--max_compression",
-        "99",
-        "--max_chars_per_second",
-        "999",
-    ),
-)
-
-
-def run(folder, data, out, *flags):
-    command = ["--model", folder, "--data_dir", data, "--out", out]
-    command += ["--compute_type", "float32", *flags]
-    mtkd_transcribe.main([str(x) for x in command])
-    return read_lines(out, "")
-
-
 def test_the_text_is_written_with_reasons_and_its_maker(
     whisper, data, tmp_path, capsys
 ):
     out = tmp_path / "w.txt"
-    text = run(whisper[0], data, out, *OPEN, "--reference", data / "text")
+    text = transcribe(whisper[0], data, out, *OPEN, "--reference", data / "text")
     assert set(text) == set(read_lines(data / "wav.scp", ""))
     assert all(set(t.split()) <= set(builders.WORDS) for t in text.values())
     made_by = json.loads((tmp_path / "w.txt.json").read_text())
@@ -164,7 +81,7 @@ def test_what_was_recognised_is_not_recognised_again(
     whisper, data, tmp_path, monkeypatch
 ):
     out = tmp_path / "w.txt"
-    text = run(whisper[0], data, out, *OPEN)
+    text = transcribe(whisper[0], data, out, *OPEN)
     kept = tmp_path / "w.txt.hypotheses"
     lines = kept.read_text().splitlines(keepends=True)
     kept.write_text("".join(lines[:3]) + lines[3][:20])  # ended while it was writing
@@ -173,18 +90,18 @@ def test_what_was_recognised_is_not_recognised_again(
     monkeypatch.setattr(
         Recogniser, "__call__", lambda s, w: heard.extend(w) or original(s, w)
     )
-    assert run(whisper[0], data, out, *OPEN) == text
+    assert transcribe(whisper[0], data, out, *OPEN) == text
     assert len(heard) == 3
-    assert run(whisper[0], data, out, *OPEN) == text
+    assert transcribe(whisper[0], data, out, *OPEN) == text
     assert len(heard) == 3
-    run(whisper[0], data, out, *OPEN, "--beam_size", "2")  # another search
+    transcribe(whisper[0], data, out, *OPEN, "--beam_size", "2")  # another search
     assert len(heard) == 8
 
 
 def test_filters_leave_out_and_count(whisper, data, tmp_path, capsys):
     flags = [*OPEN, "--max_repeats", "1", "--min_confidence", "0.999"]
     with pytest.raises(SystemExit) as end:
-        run(whisper[0], data, tmp_path / "w.txt", *flags)
+        transcribe(whisper[0], data, tmp_path / "w.txt", *flags)
     assert end.value.code == 4
     captured = capsys.readouterr()
     assert "no transcript is kept of 5" in captured.err
@@ -221,6 +138,6 @@ def test_a_model_that_cannot_transcribe(whisper, tmp_path, change, words):
 
 def test_a_number_of_utterances_below_one_is_refused(whisper, data, tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
-        run(whisper[0], data, tmp_path / "w.txt", "--batch_size", "0")
+        transcribe(whisper[0], data, tmp_path / "w.txt", "--batch_size", "0")
     assert end.value.code == 2
     assert "--batch_size: expected from 1, found 0" in capsys.readouterr().err
