@@ -5,7 +5,10 @@ meaning. `HELP` is the page that says what to do.
 """
 
 import difflib
+import errno
 import functools
+import logging
+import os
 import sys
 from collections.abc import Collection, Sequence
 
@@ -43,7 +46,7 @@ TargetStoreError = _error(
     "Stored targets are missing, damaged, or of another teacher or audio.",
 )
 DiskError = _error(
-    "DiskError", 6, "Too little disk space, or a write that failed for that reason."
+    "DiskError", 6, "No disk space, or a path that the system does not let us use."
 )
 HubError = _error(
     "HubError", 7, "The Hugging Face Hub refused an upload, or cannot be reached."
@@ -74,13 +77,54 @@ def unknown_key(where: str, key, known: Collection[str]) -> str:
     return f"{where}: unknown key '{key}'{hint} (known: {', '.join(known)})"
 
 
+# What a file system says of a path; all but these are faults of a program.
+_OF_PATHS = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO),
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP),
+    *(errno.ENAMETOOLONG, errno.EFBIG, errno.ESTALE, errno.ENXIO, errno.ENODEV),
+}
+
+
+def path_error(error: OSError, path=None) -> DiskError | None:
+    """What the file system refuses, as an error with an exit code.
+
+    Args:
+        error: of the operating system.
+        path: that is meant; None: the one that the error names.
+
+    Returns:
+        None where it is no matter of a path.
+    """
+    path = path or error.filename2 or error.filename
+    if error.errno not in _OF_PATHS or (path is None and error.errno == errno.ENOENT):
+        return None
+    if isinstance(path, bytes):
+        path = os.fsdecode(path)
+    return DiskError(
+        f"{'a file' if path is None else path}: cannot be read or written "
+        f"({error.strerror}): give its folder the permission (chmod u+rwX) or the "
+        "space, or name another path"
+    )
+
+
 def report_errors(main):
-    """Decorator for `main()`: an MTKDError ends it with its message and exit code."""
+    """Decorator for `main()`: an MTKDError ends it with its message and exit code.
+
+    So does what the file system says of a path; `--log_level DEBUG`, where a command
+    has it, shows from where.
+    """
 
     @functools.wraps(main)
     def wrapper(*args, **kwargs):
         try:
-            return main(*args, **kwargs)
+            try:
+                return main(*args, **kwargs)
+            except OSError as e:
+                known = path_error(e)
+                if known is None:
+                    raise
+                logging.debug("where it came from:", exc_info=True)
+                raise known from e
         except MTKDError as e:
             print(f"error: {e}", file=sys.stderr)
             print(f"see {HELP} (exit code {e.exit_code})", file=sys.stderr)

@@ -6,16 +6,21 @@ import errno
 import glob
 import hashlib
 import os
+import re
+import reprlib
 import secrets
 import shlex
+import shutil
 import socket
 import time
 from pathlib import Path
 
 import yaml
 
-from espnet_mtkd.errors import ConfigError, DiskError
+from espnet_mtkd.errors import ConfigError, DiskError, path_error
 
+MAX_NODES = 100_000  # of a YAML file, references counted as what they stand for
+PID = re.compile("[0-9]{1,9}")
 LEFT_BEHIND = 86_400  # s without a write, after which a temporary file is nobody's
 
 
@@ -46,21 +51,42 @@ def _host() -> str:
 
 
 def sweep(path: Path) -> None:
-    """Remove what killed writers of a file left behind.
+    """Remove what killed writers of a file or folder left behind.
 
-    That is temporary files of processes of this host that are no more, and, of whatever
-    host, those that nobody has written to for a day.
+    That is temporary files and folders of processes of this host that are no more, and,
+    of whatever host, those that nobody has written to for a day.
 
     Args:
-        path: the file that they were to become.
+        path: what they were to become.
     """
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         words = left.name.removeprefix(f".{path.name}.").split(".")
         with contextlib.suppress(FileNotFoundError):  # another one sweeps too
             old = time.time() - left.stat().st_mtime > LEFT_BEHIND
-            here = len(words) == 4 and words[0] == _host() and words[1].isdigit()
+            here = len(words) == 4 and words[0] == _host() and PID.fullmatch(words[1])
             if old or (here and not is_alive(int(words[1]))):
-                left.unlink()
+                if left.is_dir() and not left.is_symlink():
+                    shutil.rmtree(left, ignore_errors=True)
+                else:
+                    left.unlink()
+
+
+@contextlib.contextmanager
+def scratch_folder(path: Path):
+    """A folder beside `path` to make it in; removed when the block ends.
+
+    What killed processes left of such folders is swept.
+
+    Args:
+        path: what is to be made; its folder is there.
+    """
+    sweep(path)
+    folder = temporary_for(path)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def own_name() -> str:
@@ -100,11 +126,12 @@ def written_atomically(path: Path, num_bytes: int | None = None):
         num_bytes: that it will have, for the message.
 
     Raises:
-        DiskError: no space; what was written of it is removed.
+        DiskError: no space, or a folder in which nothing can be written; what was
+            written of it is removed.
     """
-    sweep(path)
     temporary = temporary_for(path)
     try:
+        sweep(path)
         with open(temporary, "wb") as f:
             yield f
             f.flush()
@@ -118,9 +145,14 @@ def written_atomically(path: Path, num_bytes: int | None = None):
                 f"no space left for {path}{size}: free some and run the same command "
                 "again; it goes on from what is whole"
             ) from e
+        is_ours = isinstance(e, OSError) and str(e.filename) == str(temporary)
+        known = path_error(e, path) if is_ours else None
+        if known is not None:
+            raise known from e
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -154,14 +186,53 @@ def parse_yaml(content: bytes | str, where):
     try:
         if isinstance(content, bytes):
             content = content.decode("utf-8")
-        return yaml.safe_load(content)
+        return yaml.load(content, Loader=_BoundedLoader)
     except UnicodeDecodeError as e:
         raise ConfigError(
             f"{where}: not valid YAML: not UTF-8 ({e.reason} at byte {e.start}): "
             f"convert it, if it is Latin-1: {to_utf8(where)}"
         ) from e
-    except (yaml.YAMLError, ValueError, RecursionError) as e:  # 2001-99-99 is a value
-        raise ConfigError(f"{where}: not valid YAML: {e}") from e
+    except Exception as e:  # of `!!bool x` a KeyError, of `!!int ""` an IndexError
+        reason = str(e) if isinstance(e, (yaml.YAMLError, ValueError)) else repr(e)
+        raise ConfigError(f"{where}: not valid YAML: {reason[:500]}") from e
+
+
+class _BoundedLoader(yaml.SafeLoader):
+    """PyYAML's safe loader; what stands for more than `MAX_NODES` nodes is no config.
+
+    Nine lists of nine references to the one before are 400 million items.
+    """
+
+    def __init__(self, stream):
+        super().__init__(stream)
+        self._sizes = {}  # of nodes with a name
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            node = super().compose_node(parent, index)
+            self._count += self._sizes.get(id(node), 1)
+        else:
+            begin = self._count
+            self._count += 1
+            node = super().compose_node(parent, index)
+            self._sizes[id(node)] = self._count - begin
+        if self._count > MAX_NODES:
+            raise yaml.YAMLError(f"its references stand for over {MAX_NODES} values")
+        return node
+
+    _count = 0
+
+
+def shown(value) -> str:
+    """A value for a message, shortened: `repr` of one with references may not end."""
+    try:
+        return _SHOWN.repr(value)
+    except ValueError:  # of a number of more than 4300 digits
+        return f"a long {type(value).__name__}"
+
+
+_SHOWN = reprlib.Repr()
+_SHOWN.maxlevel, _SHOWN.maxstring = 3, 80
 
 
 def read_yaml(path: Path) -> dict:
@@ -174,7 +245,7 @@ def read_yaml(path: Path) -> dict:
         raise ConfigError(f"no such config: {path}: no such file")
     config = parse_yaml(path.read_bytes(), path)
     if not isinstance(config, dict):
-        raise ConfigError(f"{path}: expected a mapping, found {config!r:.80}")
+        raise ConfigError(f"{path}: expected a mapping, found {shown(config)}")
     return config
 
 

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import shlex
+import stat
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -83,10 +84,21 @@ def convert_command(
     return f"{read} -r {rate} -c 1 {new}"
 
 
+def open_audio(audio: str) -> soundfile.SoundFile:
+    """A file opened for reading; of a pipe or a device one would wait for ever.
+
+    Raises:
+        OSError, SoundFileError: not there, no regular file, or no audio.
+    """
+    if not stat.S_ISREG(os.stat(audio).st_mode):
+        raise OSError(f"{audio}: a folder, a pipe or a device")
+    return soundfile.SoundFile(audio)
+
+
 def find_fault(audio: str) -> tuple[int, str | None]:
     """Number of samples of a file, and what is wrong with it (None: nothing)."""
     try:
-        with soundfile.SoundFile(audio) as file:
+        with open_audio(audio) as file:
             rate, num_channels = file.samplerate, file.channels
             num_promised = file.frames
             num_samples = num_bad = 0
@@ -181,8 +193,8 @@ def digest_of_audio(entries: dict[str, str]) -> str:
     digest = hashlib.sha256()
     for utt, audio in entries.items():
         try:
-            stat = os.stat(audio)
-            state = f"{stat.st_size} {stat.st_mtime_ns}"
+            found = os.stat(audio)
+            state = f"{found.st_size} {found.st_mtime_ns}"
         except OSError:
             state = "not there"
         digest.update(f"{utt} {audio} {state}\n".encode())

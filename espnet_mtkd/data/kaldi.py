@@ -1,5 +1,6 @@
 """Files of Kaldi data directories, and what is wrong with them."""
 
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,11 @@ def numbered_lines(path: Path, expected: str) -> Iterator[tuple[int, str, str]]:
             raise DataError(
                 f"{path}:{number}: ends in CR, as on Windows: expected LF alone: "
                 rf"sed -i 's/\r$//' {quoted}"
+            )
+        if b"\r" in line or b"\0" in line:
+            raise DataError(
+                f"{path}:{number}: has a CR, which ESPnet takes for a line's end, or a "
+                rf"zero byte: take them out: sed -i 's/[\r\x00]//g' {quoted}"
             )
         try:
             words = line.decode("utf-8").split(maxsplit=1)
@@ -110,10 +116,16 @@ def read_lengths(shape_file: Path) -> dict[str, int]:
     """
     lengths = {}
     for number, utt, num in numbered_lines(shape_file, "'<utterance> <samples>' lines"):
-        if not num.isdigit():
+        samples = to_samples(num)
+        if samples is None:
             raise DataError(
                 f"{shape_file}:{number}: expected '<utterance> <samples>', found "
                 f"'{utt} {num}'"[:300]
             )
-        lengths[utt] = int(num)
+        lengths[utt] = samples
     return lengths
+
+
+def to_samples(text: str) -> int | None:
+    """A number of samples; None where the text is none, or one of no recording."""
+    return int(text) if re.fullmatch("[0-9]{1,15}", text) else None

@@ -1,9 +1,12 @@
 """RESULTS.md of the rows that are scored so far."""
 
+import os
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from espnet_mtkd.files import write_atomically
 from espnet_mtkd.ladder.schedule import Runner, say
 
 
@@ -87,9 +90,7 @@ class Page:
         if self._is_made(stamp, key):
             say(f"{self._path}: finished before")
             return 0
-        # Before the report: a stage that ends meanwhile is newer.
-        temporary = stamp.with_name(stamp.name + ".tmp")
-        temporary.write_text(key, encoding="utf-8")
+        begin = time.time_ns()
         espnet = self.expdir / "results_espnet.md"
         with open(espnet, "w") as out:
             show = ["bash", "scripts/utils/show_asr_result.sh", str(self.expdir)]
@@ -102,7 +103,9 @@ class Page:
         command += [x for a, b in pairs for x in ("--compare", a, b)]
         code = self._runner.run([*command, "--rows", *words])
         if code == 0:
-            temporary.replace(stamp)
+            write_atomically(stamp, key.encode())
+            # Of before the report: a stage that has ended meanwhile is newer.
+            os.utime(stamp, ns=(begin, begin))
         return code
 
     def _is_made(self, stamp: Path, key: str) -> bool:

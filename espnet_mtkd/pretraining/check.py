@@ -8,8 +8,14 @@ from pathlib import Path
 import soundfile
 import torch
 
-from espnet_mtkd.data.audio import SAMPLE_RATE, convert_command, judge_faults
+from espnet_mtkd.data.audio import (
+    SAMPLE_RATE,
+    convert_command,
+    judge_faults,
+    open_audio,
+)
 from espnet_mtkd.data.kaldi import read_lengths, read_wav_scp
+from espnet_mtkd.data.listed import check_listed
 from espnet_mtkd.errors import ConfigError, DataError, name_ten
 from espnet_mtkd.pretraining.datasets import data_set_name
 from espnet_mtkd.student.lengths import MIN_FRAMES, refuse_short
@@ -71,8 +77,8 @@ def check_data(model, options: MTKDTrainerOptions) -> None:
     Raises:
         TargetStoreError: utterances whose targets are not stored, or of other audio.
         DataError: utterances that are too long for a teacher, too short for the student
-            or for `target_delay`, or audio that is not mono at 16 kHz. The first ten
-            are named.
+            or for `target_delay`, or audio that is not mono at 16 kHz; see
+            `check_listed` too. The first ten are named.
     """
     least = model.frames.least_samples(MIN_FRAMES)
     for data in data_sets(options):
@@ -80,6 +86,9 @@ def check_data(model, options: MTKDTrainerOptions) -> None:
         refuse_short(data.shape_file, data.lengths, least, "this training")
         check_delay(data, model.objective.target_delay, model.frames.shift)
         check_headers(data, MAX_HEADERS)
+    for data in data_sets(options):
+        folder = Path(options.output_dir)
+        check_listed(data.wav_scp, data.lengths, data.shape_file, folder)
 
 
 def check_delay(data: DataSet, target_delay: int, frame_shift: int) -> None:
@@ -128,14 +137,13 @@ def check_headers(data: DataSet, most: int | None = None) -> None:
                 "run mtkd_doctor for this directory again"
             )
         try:
-            header = soundfile.info(paths[utt])
+            with open_audio(paths[utt]) as header:
+                found = header.samplerate, header.channels
         except (soundfile.SoundFileError, OSError) as e:
             faults.append(f"{utt} ({paths[utt]}): unreadable ({e})")
             continue
-        if (header.samplerate, header.channels) != (SAMPLE_RATE, 1):
-            faults.append(
-                f"{utt} ({header.samplerate} Hz, channels: {header.channels})"
-            )
+        if found != (SAMPLE_RATE, 1):
+            faults.append(f"{utt} ({found[0]} Hz, channels: {found[1]})")
             convertible.append(paths[utt])
     if faults:
         remedy = "let stage 3 of mtkd.sh write them anew"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch.multiprocessing import ProcessExitedException
 
-from espnet_mtkd.errors import ERRORS, ConfigError, MTKDError
+from espnet_mtkd.errors import ERRORS, ConfigError, MTKDError, path_error
 
 FOLDER = "MTKD_ERRORS_OF_CHILDREN"  # environment variable: where they are written
 
@@ -53,7 +53,13 @@ class SpawnedErrors:
         """
         try:
             check_one_gpu(args)
-            super().main_worker(args)
+            try:
+                super().main_worker(args)
+            except OSError as e:
+                known = path_error(e)
+                if known is None:
+                    raise
+                raise known from e
         except MTKDError as e:
             folder = os.environ.get(FOLDER)
             if multiprocessing.parent_process() is None or not folder:

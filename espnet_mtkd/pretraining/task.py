@@ -10,7 +10,8 @@ from espnet2.torch_utils.initialize import initialize
 from espnet2.train.collate_fn import CommonCollateFn
 
 from espnet_mtkd.augment.masks import parse_mask_options
-from espnet_mtkd.data.kaldi import read_lengths, read_wav_scp
+from espnet_mtkd.data.kaldi import read_lines, read_wav_scp
+from espnet_mtkd.data.listed import read_samples
 from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.files import read_yaml
 from espnet_mtkd.objective.losses import CodebookLoss, EmbeddingLoss
@@ -247,20 +248,22 @@ def explain_data(args: argparse.Namespace, mode: str) -> None:
         mode: `train` or another, which is the validation set's.
 
     Raises:
-        DataError: see `read_wav_scp` and `read_lengths`.
+        DataError: see `read_wav_scp`, `read_lines` and `read_samples`.
     """
     part = "train" if mode == "train" else "valid"
-    scps = [path for path, *_ in getattr(args, f"{part}_data_path_and_name_and_type")]
+    sources = getattr(args, f"{part}_data_path_and_name_and_type")
+    scps = [path for path, _, kind in sources if kind == "sound"]
+    texts = [path for path, _, kind in sources if kind == "text"]
     shapes = list(getattr(args, f"{part}_shape_file"))
-    if part == "train":
-        scps += args.unlabelled_wav_scp
-        shapes += args.unlabelled_shape_file
-    for path in map(Path, scps):
-        if not path.is_dir():
-            read_wav_scp(path)
-    for path in map(Path, shapes):
-        if not path.is_dir():
-            read_lengths(path)
+    if part == "train":  # stage 2 has no such options
+        scps += getattr(args, "unlabelled_wav_scp", [])
+        shapes += getattr(args, "unlabelled_shape_file", [])
+    for path in (x for x in map(Path, scps) if not x.is_dir()):
+        read_wav_scp(path)
+    for path in (x for x in map(Path, texts) if not x.is_dir()):
+        read_lines(path, "a Kaldi text")
+    for path in (x for x in map(Path, shapes) if not x.is_dir()):
+        read_samples(path)
 
 
 def read_student_config(args: argparse.Namespace) -> None:

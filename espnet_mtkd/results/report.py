@@ -1,6 +1,7 @@
 """Tables and training curves of a recipe, computed from what the stages wrote."""
 
 import dataclasses
+import io
 import platform
 import re
 from collections.abc import Collection, Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from espnet_mtkd.errors import DataError
-from espnet_mtkd.files import read_yaml
+from espnet_mtkd.files import read_yaml, write_atomically
 from espnet_mtkd.results.scores import Score, find_score_dirs, read_sclite, same_sets
 from espnet_mtkd.results.tables import table
 
@@ -122,7 +123,7 @@ def times_table(tsv: Path, experiments: Collection[str]) -> str:
     lines, total = [], 0
     for number, line in enumerate(tsv.read_text(encoding="utf-8").splitlines(), 1):
         fields = line.split("\t")
-        if len(fields) != 4 or not fields[3].isdigit():
+        if len(fields) != 4 or not fields[3].isdecimal():
             raise DataError(
                 f"{tsv}, line {number}: expected row, stage, title and seconds, with "
                 f"tabs between, found '{line}': remove the line"
@@ -240,9 +241,9 @@ def plot_curves(asr_exps: list[Path], png: Path) -> list[Path]:
                 fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.12), frameon=False
             )
     figure.tight_layout()
-    temporary = png.with_name(png.name + ".tmp")
-    figure.savefig(temporary, dpi=110, format="png")
-    temporary.replace(png)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=110, format="png")
+    write_atomically(png, buffer.getbuffer())
     plt.close(figure)
     return without
 

@@ -4,6 +4,7 @@ import hashlib
 from importlib import metadata
 from pathlib import Path
 
+from espnet_mtkd.files import shown
 from espnet_mtkd.teachers.base import TeacherConfig, resolve_layers
 from espnet_mtkd.teachers.hub import files_of_checkpoint
 
@@ -97,15 +98,18 @@ def compare_config(config: TeacherConfig, fingerprint: dict) -> str | None:
     field = differing_field(expected, found)
     if field:
         return field
+    for key, kind in (("num_layers", int), ("layers", list)):
+        if not isinstance(fingerprint.get(key), kind):
+            return f"{key}: found {shown(fingerprint.get(key))}"
     path = config.path_or_url
-    if path and (Path(path).exists() or not fingerprint["checkpoint"]):
+    if path and (Path(path).exists() or not fingerprint.get("checkpoint")):
         digest = checkpoint_digest(config.upstream, path)
-        if digest != fingerprint["checkpoint"]:
+        if digest != fingerprint.get("checkpoint"):
             return (
                 f"checkpoint: expected that of path_or_url {path} ({digest}), found "
-                f"{fingerprint['checkpoint']}"
+                f"{shown(fingerprint.get('checkpoint'))}"
             )
     layers = resolve_layers(config, fingerprint["num_layers"])
-    if not set(layers) <= set(fingerprint["layers"]):
+    if not all(layer in fingerprint["layers"] for layer in layers):
         return f"layers: expected {layers}, found {fingerprint['layers']}"
     return None

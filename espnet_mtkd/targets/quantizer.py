@@ -173,6 +173,19 @@ def dump_codebooks(books: dict[str, Codebooks], metadata: dict[str, str]) -> byt
     return save(tensors, metadata)
 
 
+def _check_shapes(name: str, book: Codebooks) -> None:
+    """Raise a ValueError where these are no codebooks."""
+    E = book.mean_E.numel()
+    shapes = [tuple(x.shape) for x in (book.entries_MKE, book.mean_E, book.std_E)]
+    num_codebooks = shapes[0][0] if shapes[0] else 0
+    expected = [(num_codebooks, CODEBOOK_SIZE, E), (E,), (E,)]
+    if E == 0 or shapes != expected or not 0 < num_codebooks <= MAX_CODEBOOKS:
+        raise ValueError(f"{name}: expected shapes {expected}, found {shapes}")
+    for tensor in (book.entries_MKE, book.mean_E, book.std_E):
+        if tensor.dtype != torch.float32 or not bool(tensor.isfinite().all()):
+            raise ValueError(f"{name}: expected finite values of float32")
+
+
 def read_codebooks(path: Path) -> dict[str, Codebooks]:
     """Target name -> codebooks, of a file that `dump_codebooks` made.
 
@@ -183,7 +196,7 @@ def read_codebooks(path: Path) -> dict[str, Codebooks]:
         raise TargetStoreError(f"{path}: no such file: run mtkd_extract (again)")
     try:
         tensors = load(path.read_bytes())
-        return {
+        books = {
             key.removesuffix(".entries"): Codebooks(
                 *(
                     tensors[f"{key.removesuffix('.entries')}.{part}"]
@@ -193,6 +206,9 @@ def read_codebooks(path: Path) -> dict[str, Codebooks]:
             for key in tensors
             if key.endswith(".entries")
         }
+        for name, book in books.items():
+            _check_shapes(name, book)
+        return books
     except (SafetensorError, KeyError, ValueError) as e:
         raise TargetStoreError(
             f"{path}: no codebook file, or a damaged one ({e}): remove it and extract "

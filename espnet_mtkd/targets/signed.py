@@ -25,7 +25,7 @@ def read_signed(path: Path) -> dict:
     """What `dump_signed` was given.
 
     Raises:
-        TargetStoreError: any byte of the file is another.
+        TargetStoreError: any byte of the file is another, or it is no JSON.
     """
     first, _, rest = path.read_bytes().partition(b"\n")
     digest = hashlib.sha256(rest).hexdigest()
@@ -33,4 +33,7 @@ def read_signed(path: Path) -> dict:
         raise TargetStoreError(
             f"{path}: damaged (its sha256 differs): {REMEDY_OF_FILE}"
         )
-    return json.loads(b"{" + rest)
+    try:
+        return json.loads(b"{" + rest)
+    except (ValueError, RecursionError) as e:
+        raise TargetStoreError(f"{path}: no JSON ({e}): {REMEDY_OF_FILE}") from e

@@ -59,6 +59,10 @@ class CachedTeacher:
         first = self.stores[0]
         for store in self.stores:
             field = compare_config(config, store.fingerprint)
+            if not field:
+                layers = resolve_layers(config, store.fingerprint["num_layers"])
+                lacking = {*layers} - {t.layer for t in store.targets}
+                field = f"layers: none is stored of {sorted(lacking)}" * bool(lacking)
             if not field and store.targets != first.targets:
                 field = f"targets: expected {first.targets}, found {store.targets}"
             if field:
@@ -70,8 +74,8 @@ class CachedTeacher:
         by_layer = {t.layer: t for t in first.targets}
         self._stored = [by_layer[layer] for layer in layers]
         self._books = {}
-        if first.fingerprint["form"] == "codes":
-            digests = {s.folder: s.fingerprint["codebooks"] for s in self.stores}
+        if first.fingerprint.get("form") == "codes":
+            digests = {s.folder: s.fingerprint.get("codebooks") for s in self.stores}
             check_codebooks(folder / CODEBOOKS, digests)
             self._books = read_codebooks(folder / CODEBOOKS)
         elif as_codes or with_codes:

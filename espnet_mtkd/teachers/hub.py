@@ -11,6 +11,7 @@ from espnet_mtkd.compat import (
 )
 from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.teachers import espnet, student, whisper
+from espnet_mtkd.teachers.download import download
 
 
 def import_s3prl_hub():
@@ -26,12 +27,15 @@ def import_s3prl_hub():
     provide_torchaudio_names()
     try:
         from s3prl import hub
+        from s3prl.util import download as s3prl_download
     except ImportError as e:
         raise ConfigError(
             f"s3prl is not importable ({e}): run tools/setup.sh, or "
             f"`pip install s3prl=={TESTED_S3PRL} transformers`."
         ) from e
 
+    # https://github.com/s3prl/s3prl, s3prl/util/download.py
+    s3prl_download._download = s3prl_download.download = download
     ours = (*whisper.HUB_ENTRIES, *student.HUB_ENTRIES, *espnet.HUB_ENTRIES)
     for entry in ours:
         if not hasattr(hub, entry.__name__):

@@ -1,13 +1,16 @@
 """A frozen s3prl upstream as a teacher."""
 
+import contextlib
 import difflib
 import hashlib
 import logging
+import os
+from pickle import UnpicklingError
 
 import torch
 import torch.nn.functional as F
 
-from espnet_mtkd.compat import preserved_rng
+from espnet_mtkd.compat import no_code_from_files, preserved_rng
 from espnet_mtkd.data.audio import SAMPLE_RATE
 from espnet_mtkd.errors import ConfigError, DataError, MTKDError, name_ten
 from espnet_mtkd.teachers.base import (
@@ -25,6 +28,7 @@ from espnet_mtkd.teachers.hub import (
     upstream_names,
 )
 
+TRUST = "MTKD_TRUST_CHECKPOINTS"  # environment variable: 1 lets checkpoints run code
 RECEPTIVE_FIELD = 400  # samples: 25 ms, of wav2vec 2.0's convolutions and of fbank
 FRAME_CENTRE = (RECEPTIVE_FIELD - 1) / 2  # of frame 0, which begins with the audio
 MIN_INPUT = 800  # samples: s3prl pads shorter batches to it
@@ -102,7 +106,9 @@ class S3PRLTeacher:
         check_upstream(config, hub)
         from s3prl.nn import S3PRLUpstream
 
-        with preserved_rng():
+        trusts = os.environ.get(TRUST) == "1"
+        guard = contextlib.nullcontext() if trusts else no_code_from_files()
+        with preserved_rng(), guard:
             try:
                 network = S3PRLUpstream(
                     config.upstream,
@@ -112,6 +118,15 @@ class S3PRLTeacher:
                 )
             except MTKDError as e:
                 raise type(e)(f"teacher '{config.name}': {e}") from e
+            except UnpicklingError as e:
+                reason = (str(e).strip() or "no message").splitlines()[0][:200]
+                raise ConfigError(
+                    f"teacher '{config.name}': the checkpoint "
+                    f"{config.path_or_url or config.upstream} is damaged, or holds "
+                    "objects whose loading would run code: nothing was run "
+                    f"({reason}): take it from its authors; if you trust whoever made "
+                    f"it: export {TRUST}=1"
+                ) from e
             except Exception as e:
                 raise ConfigError(
                     f"teacher '{config.name}': s3prl could not load upstream "

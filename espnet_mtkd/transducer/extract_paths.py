@@ -163,14 +163,21 @@ def extract_paths(
     labels = {u.utt: teacher.labels(u.utt, texts[u.utt]) for u in utts}
     shards = plan_shards([[u] for u in utts], sum(t.bytes_per_frame for t in targets))
     data = [[u.utt, u.num_samples, labels[u.utt].tolist()] for u in utts]
-    store = StoreWriter(folder, fingerprint, data, targets, shards)
-    if store.is_finished:
-        return True
-    plan = store.take_share(rank, world_size)
+    writer = StoreWriter(folder, fingerprint, data, targets, shards)
+    with contextlib.closing(writer) as store:
+        if store.is_finished:
+            return True
+        plan = store.take_share(rank, world_size)
+        _write_paths(teacher, store, plan, labels, num_tokens)
+        return store.finish()
+
+
+def _write_paths(teacher, store: StoreWriter, plan, labels, num_tokens: int) -> None:
+    """Compute the shards of `plan`, number -> batches of one, and write them."""
     faults = []
     with (
         contextlib.closing(ShardWriter(store)) as writer,
-        progress(sum(map(len, plan.values())), str(folder), "utt") as bar,
+        progress(sum(map(len, plan.values())), str(store.folder), "utt") as bar,
     ):
         for number, shard in plan.items():
             rows = []
@@ -181,17 +188,16 @@ def extract_paths(
                     faults.append(f"{utt.utt}: {fault}")
                 bar.update(1)
             text = judge_faults(
-                folder,
+                store.folder,
                 "have no path",
                 faults,
-                len(utts),
-                f"take their lines out of wav.scp and text, remove {folder}, and run "
-                "the same command again",
+                len(labels),
+                f"take their lines out of wav.scp and text, remove {store.folder}, and "
+                "run the same command again",
             )
             writer.put(number, rows)
     if faults:
         logging.warning("%s", text)
-    return store.finish()
 
 
 def _row(teacher, utt: Utterance, labels, num_tokens: int):

@@ -16,7 +16,7 @@ from espnet2.utils.types import str_or_none
 
 from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.pretraining.launch import SpawnedErrors
-from espnet_mtkd.pretraining.task import ITERATOR_TYPES
+from espnet_mtkd.pretraining.task import ITERATOR_TYPES, explain_data
 from espnet_mtkd.training.schedule import AutomaticSteps
 from espnet_mtkd.transducer.frontend import TeacherFrontend
 from espnet_mtkd.transducer.kept import (
@@ -164,8 +164,15 @@ class MTKDASRTask(SpawnedErrors, AutomaticSteps, espnet_asr.ASRTask):
 
         Args:
             args, distributed_option, mode, kwargs: see `AbsTask.build_iter_factory`.
+
+        Raises:
+            DataError: a list that cannot be read, with file and line.
         """
-        factory = super().build_iter_factory(args, distributed_option, mode, kwargs)
+        try:
+            factory = super().build_iter_factory(args, distributed_option, mode, kwargs)
+        except (ValueError, RuntimeError, AssertionError, OSError):
+            explain_data(args, mode)  # where they are to blame
+            raise
         options = parse_kept_options(args.keep_teachers_conf)
         if mode != "train" or not options.unlabelled or not keeps_teachers(args):
             return factory

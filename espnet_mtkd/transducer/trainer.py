@@ -1,23 +1,32 @@
 """ESPnet's trainer, with what distillation can know before the first step."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from espnet2.utils.build_dataclass import build_dataclass
 
-from espnet_mtkd.data.kaldi import read_lengths
+from espnet_mtkd.data.kaldi import read_lengths, read_lines
+from espnet_mtkd.data.listed import check_listed, read_samples
+from espnet_mtkd.errors import DataError, name_ten
 from espnet_mtkd.pretraining.datasets import data_set_name
+from espnet_mtkd.student.lengths import least_samples, refuse_short
 from espnet_mtkd.targets.drift import check_teachers
 from espnet_mtkd.training.checkpoints import CHECKPOINT
 from espnet_mtkd.training.position import length_of, skip
 from espnet_mtkd.training.schedule import is_first_process
 from espnet_mtkd.training.trainer import SurvivingOptions, SurvivingTrainer
 
+AT_16_KHZ = ("16000", "16k")
+
 
 @dataclasses.dataclass
 class DistillingTrainerOptions(SurvivingOptions):
-    """ESPnet's, and where audio and lengths of the data stand."""
+    """ESPnet's, where audio and lengths of the data stand, and what hears them."""
+
+    frontend: str
+    frontend_conf: dict
+    encoder_conf: dict
 
     train_data_path_and_name_and_type: list
     train_shape_file: list
@@ -39,9 +48,11 @@ class DistillingTrainer(SurvivingTrainer):
 
         Raises:
             ConfigError: see `check_teachers`.
+            DataError: see `check_data`.
             TargetStoreError, DataError: see `PathStores.check_lengths` and
                 `KeptTeachers.check_training`.
         """
+        check_data(trainer_options)
         for name, shape, is_training in data_sets(trainer_options):
             if model.paths is not None and is_training:
                 model.paths.check_lengths(shape, read_lengths(shape))
@@ -64,6 +75,49 @@ class DistillingTrainer(SurvivingTrainer):
             iterator = Timed(iterator, kept, epoch - 1, options.max_epoch)
         return super().train_one_epoch(
             model=model, iterator=iterator, reporter=reporter, options=options, **kwargs
+        )
+
+
+def check_data(options: DistillingTrainerOptions) -> None:
+    """Refuse data that would end the training half way.
+
+    Args:
+        options: of the training.
+
+    Raises:
+        DataError: utterances without a line in one of the files, too short for the
+            student, or whose audio `check_listed` refuses. The first ten are named.
+    """
+    least = least_samples(vars(options))
+    is_at_16_khz = str(options.frontend_conf.get("fs", 16000)).lower() in AT_16_KHZ
+    for part in ("train", "valid"):
+        sources = getattr(options, f"{part}_data_path_and_name_and_type")
+        shapes = getattr(options, f"{part}_shape_file")[:1]
+        for shape in (x for x in map(Path, shapes) if x.is_file()):
+            lengths = read_samples(shape)
+            for path, _, kind in sources:
+                if kind == "text" and Path(path).is_file():
+                    check_text(Path(path), lengths, shape)
+            path, name, kind = sources[0]
+            if (name, kind) != ("speech", "sound") or not is_at_16_khz:
+                continue
+            if least is not None:
+                refuse_short(shape, lengths, least, "this training")
+            check_listed(Path(path), lengths, shape, Path(options.output_dir))
+
+
+def check_text(path: Path, utts: Collection[str], shape_file: Path) -> None:
+    """Refuse utterances that have no line in a Kaldi `text`.
+
+    Raises:
+        DataError: naming the first ten; see `read_lines` too.
+    """
+    texts = read_lines(path, "a Kaldi text")
+    missing = [utt for utt in utts if utt not in texts]
+    if missing:
+        raise DataError(
+            f"{path}: no line for {len(missing)} utterances of {shape_file}: "
+            f"{name_ten(missing)}: add them, or take their lines out of {shape_file}"
         )
 
 

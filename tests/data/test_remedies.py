@@ -76,6 +76,10 @@ def latin_1():
     Path("data/train/text").write_bytes(text.replace("O", "Ö").encode("latin-1"))
 
 
+def old_mac():
+    change("text", lambda x: [line.replace(" ", " \r\0", 1) for line in x])
+
+
 def drop_speakers():
     Path("data/train/utt2spk").unlink()
 
@@ -96,9 +100,10 @@ def windows():
     "where it is not known: awk",
     "take it out: sed -i",
     "expected LF alone: sed -i",
+    "zero byte: take them out: sed -i",
 )
 @pytest.mark.parametrize(
-    "fault", [drop_text, shuffle, latin_1, drop_speakers, mark, windows]
+    "fault", [drop_text, shuffle, latin_1, drop_speakers, mark, windows, old_mac]
 )
 def test_the_commands_for_lists_that_are_wrong(recipe, capsys, fault):
     fault()

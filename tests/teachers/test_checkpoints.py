@@ -1124,3 +1124,30 @@ def test_broken_safetensors_headers_are_damage(tmp_path):
     ).encode()
     path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
     assert "its tensors need" in message_of(path)
+
+
+# ------------------------------------------------------------- what s3prl lets run
+
+
+def old_form(path: Path, value) -> Path:
+    """A checkpoint in the form of s3prl's own Mockingjay and DistilHuBERT."""
+    torch.save({"Config": {}, "Upstream_Config": {}, "Transformer": value}, path)
+    return path
+
+
+@pytest.mark.remedy("if you trust whoever made it: export {}=1")
+@pytest.mark.parametrize("family", ["tera", "mockingjay", "distiller"])
+@pytest.mark.parametrize("trusts", [False, True])
+def test_upstreams_that_s3prl_loads_with_code(tmp_path, monkeypatch, family, trusts):
+    """By weights_only=False; what fails behind it is another matter."""
+    from espnet_mtkd.teachers.s3prl import S3PRLTeacher
+
+    own = torch.load
+    if trusts:
+        monkeypatch.setenv("MTKD_TRUST_CHECKPOINTS", "1")
+    path = old_form(tmp_path / "model.ckpt", Evil(tmp_path / "written"))
+    with pytest.raises(ConfigError) as error:
+        S3PRLTeacher(TeacherConfig("t", f"{family}_local", path_or_url=str(path)))
+    assert (tmp_path / "written").exists() == trusts
+    assert ("would run code: nothing was run" in str(error.value)) == (not trusts)
+    assert torch.load is own

