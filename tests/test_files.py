@@ -94,7 +94,7 @@ def test_a_folder_that_cannot_be_made_is_named(
         main([str(x) for x in words])
     error = capsys.readouterr().err
     assert end.value.code == 6
-    assert f"{folder}/new" in error and reason in error
+    assert f"error: {folder}" in error and reason in error
     assert "Traceback" not in error
     if command in (of_doctor, of_format):  # and another path is one that goes
         main, words = command(tmp_path / "out", corpus, two_teachers, stage1_command)

@@ -48,7 +48,8 @@ class AutomaticSteps:
                     "optim_conf.lr in max_lr"
                 )
         if keys:
-            steps = count_updates(cls, args)
+            # (nothing is updated while statistics are collected)
+            steps = 1 if args.collect_stats else count_updates(cls, args)
             if conf.get("pct_start", 0.0) * steps == 1.0:
                 steps += 1  # OneCycleLR divides by the length of the way up, less 1
             args.scheduler_conf = {**conf, **dict.fromkeys(keys, steps)}

@@ -122,10 +122,15 @@ def test_an_utterance_of_two_hours_and_one_of_ten_minutes(tmp_path):
     check_listed(scp, lengths, Path("shapes"), tmp_path / "exp")
 
 
+@pytest.mark.remedy("no line for {} utterances of {}: {}: run mtkd_doctor")
 def test_utterances_without_a_line_are_named(tmp_path):
     scp, lengths = listed(tmp_path, write(tmp_path, "good"))
     with pytest.raises(DataError, match="no line for 1 utterances of shapes: other"):
         check_listed(scp, {**lengths, "other": RATE}, Path("shapes"), tmp_path)
+    words = ["--data_dir", str(tmp_path), "--out_dir", str(tmp_path / "stats")]
+    mtkd_doctor.main(words)
+    shapes = tmp_path / "stats" / tmp_path.name / "speech_shape"
+    check_listed(scp, read_samples(shapes), shapes, tmp_path / "exp")
 
 
 def spoil(path: Path, unseen: bool) -> None:
@@ -182,7 +187,11 @@ def test_the_newest_lists_are_remembered(tmp_path):
     assert found == [*(f"digest{i}" for i in range(5, KEPT + 5) if i != 7), "digest7"]
 
 
-@pytest.mark.remedy("mtkd_doctor writes one without them", "cut them by segments")
+@pytest.mark.remedy(
+    "mtkd_doctor writes one without them",
+    "cut them by segments",
+    "utterances cannot be used",
+)
 @pytest.mark.parametrize("what", ["repaired", "taken out", "written by the doctor"])
 def test_what_to_do_about_bad_audio(what, tmp_path):
     bad = write(tmp_path, "nan")

@@ -1135,7 +1135,9 @@ def old_form(path: Path, value) -> Path:
     return path
 
 
-@pytest.mark.remedy("if you trust whoever made it: export {}=1")
+@pytest.mark.remedy(
+    "if you trust whoever made it: export {}=1", "whose loading would run code"
+)
 @pytest.mark.parametrize("family", ["tera", "mockingjay", "distiller"])
 @pytest.mark.parametrize("trusts", [False, True])
 def test_upstreams_that_s3prl_loads_with_code(tmp_path, monkeypatch, family, trusts):

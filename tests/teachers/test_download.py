@@ -122,7 +122,9 @@ def test_a_connection_that_breaks_off_is_gone_on_with(server, tmp_path):
     assert names(tmp_path) == {"model.pt"}
 
 
-@pytest.mark.remedy("run the same command again when the network is back")
+@pytest.mark.remedy(
+    "run the same command again when the network is back", "cannot be downloaded"
+)
 def test_what_never_comes_to_its_end_has_no_name(server, tmp_path):
     server.cuts = [500_000, *[0] * 10]
     with pytest.raises(DataError, match="cannot be downloaded"):

@@ -56,6 +56,23 @@ def test_stage_2_too_and_with_more_epochs_the_cycle_is_stretched(corpus, tmp_pat
     assert three["total_steps"] == three["last_epoch"] == two["last_epoch"] * 3 / 2
 
 
+def test_statistics_are_collected_with_it(corpus, tmp_path):
+    args = builders.asr_config("conformer") | CYCLE
+    command = [
+        *("-m", "espnet2.bin.asr_train", "--token_type", "char", "--ngpu", "0"),
+        *("--config", str(builders.write_yaml(tmp_path / "asr.yaml", args))),
+        *("--token_list", str(corpus.tokens), "--collect_stats", "true"),
+        *("--output_dir", str(tmp_path / "stats")),
+    ]
+    for name, folder in (("train", corpus.train), ("valid", corpus.valid)):
+        flag = f"--{name}_data_path_and_name_and_type"
+        command += [flag, f"{folder}/wav.scp,speech,sound"]
+        command += [flag, f"{folder}/text,text,text"]
+        command += [f"--{name}_shape_file", f"{folder}/wav.scp"]
+    mtkd_espnet.main(command)
+    assert (tmp_path / "stats/train/feats_stats.npz").is_file()
+
+
 def test_a_way_up_of_one_update(stage1_command, two_teachers, tmp_path):
     exp = tmp_path / "exp"
     conf = dict(max_lr="auto", total_steps="auto", pct_start=0.5)

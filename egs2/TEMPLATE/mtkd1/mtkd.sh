@@ -387,7 +387,7 @@ asr() {  # <stage of asr.sh> <further options ...>
     local number=$1 interpreter=${python}
     shift
     case ${number} in
-        11) interpreter=${with_plugin} ;;
+        10 | 11) interpreter=${with_plugin} ;;
         12) interpreter=${decode_python} ;;
     esac
     # (lm_train_text, bpe_train_text: asr.sh looks for those of the set without _sp)
