@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
+import urllib3
 from filelock import FileLock
 
 from espnet_mtkd.errors import ConfigError, DataError, path_error
@@ -115,8 +116,11 @@ def _fetch_rest(url: str, part: Path, tag: Path) -> None:
                 tag.write_text(etag, encoding="latin-1")
         with open(part, "ab" if begin else "wb") as file:
             try:
-                for chunk in answer.iter_content(CHUNK):
-                    file.write(chunk)
+                # As it comes: what waits for a whole chunk loses it at a break.
+                while data := answer.raw.read1(CHUNK):
+                    file.write(data)
+            except urllib3.exceptions.HTTPError as e:
+                raise Interrupted(str(e)) from e
             finally:
                 file.flush()
                 os.fsync(file.fileno())

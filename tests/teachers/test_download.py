@@ -189,7 +189,7 @@ def test_an_address_without_tls(tmp_path):
 
 def test_a_folder_that_cannot_be_written(server, tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(DiskError, match="Not a directory"):
+    with pytest.raises(DiskError, match="Not a directory|File exists"):
         download(tmp_path / "file/model.pt", server.url)
 
 
@@ -210,7 +210,7 @@ print(hubconf._urls_to_filepaths(sys.argv[1], refresh=False))
 @pytest.mark.parametrize("ends", [False, True])
 def test_s3prls_own_downloads_are_these(server, tmp_path, ends):
     """Which would take a broken one for whole: its last bytes are missing."""
-    server.cuts = [len(CONTENT) - 10] * (1 if ends else 10)
+    server.cuts = [len(CONTENT) - 10, *[0] * (0 if ends else 10)]
     command = [sys.executable, "-c", BY_S3PRL, server.url, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=builders.ROOT)
     whole = [x for x in tmp_path.glob("[0-9a-f]*.model.pt")]

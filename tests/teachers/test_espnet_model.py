@@ -1,11 +1,11 @@
 """Directories that are no recogniser of ESPnet, and what their messages say to do."""
 
-import argparse
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import builders
 import pytest
@@ -55,7 +55,7 @@ def without(key):
 
 
 def pickled(folder):
-    torch.save({"a": argparse.Namespace()}, folder / MODEL)
+    torch.save({"a": SimpleNamespace()}, folder / MODEL)
 
 
 def two_models(folder):

@@ -186,19 +186,24 @@ def test_missing_paths_are_told_before_the_first_step(
     data, paths, tmp_path, capsys, monkeypatch, change, message
 ):
     """The utterance stands last, so that an epoch would nearly have passed."""
-    shutil.copytree(data, tmp_path / "data")
-    shape = tmp_path / "data/train/speech_shape"
+    folder = shutil.copytree(data, tmp_path / "data") / "train"
+    shape = folder / "speech_shape"
     lines = shape.read_text().splitlines()
     if change == "more":
-        utt, num = "utt22_00", "30000"
-        for name in ("wav.scp", "text"):
+        for name in ("wav.scp", "text", "speech_shape"):
             valid = (data / "valid" / name).read_text().splitlines()[0]
-            with open(tmp_path / "data/train" / name, "a") as file:
+            with open(folder / name, "a") as file:
                 file.write(valid + "\n")
-        lines.append(f"{utt} {num}")
+        utt = valid.split()[0]
+        lines.append(valid)
     else:
         utt, num = lines[-1].split()
         lines[-1] = f"{utt} {int(num) - 160}"
+        entries = (folder / "wav.scp").read_text().splitlines()
+        speech, rate = soundfile.read(entries[-1].split()[1])
+        soundfile.write(folder / "cut.wav", speech[:-160], rate)
+        entries[-1] = f"{utt} {folder}/cut.wav"
+        (folder / "wav.scp").write_text("\n".join(entries) + "\n")
     shape.write_text("\n".join(lines) + "\n")
     steps = []
     monkeypatch.setattr(torch.optim.Adam, "step", lambda *a, **k: steps.append(1))
