@@ -8,8 +8,6 @@ installed.
 
 import torch
 
-from espnet_mtkd.transducer.lattice import lattice_loss
-
 
 class RNNTLoss(torch.nn.Module):
     """Negative log likelihood of a transducer, summed over all alignments.
@@ -70,6 +68,9 @@ class RNNTLoss(torch.nn.Module):
         Returns:
             The loss in nats, a scalar, or (B,) with reduction ``none``.
         """
+        # Here, as whoever only decodes needs no more than ESPnet.
+        from espnet_mtkd.transducer.lattice import lattice_loss
+
         logp = acts.float().log_softmax(-1)
         index = torch.nn.functional.pad(labels.long(), (0, 1))  # of the end: not read
         index = index[:, None, :, None].expand(-1, logp.shape[1], -1, -1)
