@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import builders
 import numpy as np
@@ -171,7 +170,6 @@ def test_a_learning_rate_is_lowered(train, refused):
             torch.testing.assert_close(value, before[name], rtol=0, atol=1e-6)
 
 
-@pytest.mark.remedy("check audio and teachers (python -m espnet_mtkd.bin.mtkd_doctor)")
 @pytest.mark.parametrize("part", ["train", "valid"])
 def test_the_doctor_finds_what_is_not_finite(corpus, capsys, tmp_path, part):
     """Stage 2, whose audio holds NaN: all files, or one of the validation set."""
@@ -200,11 +198,7 @@ def test_the_doctor_finds_what_is_not_finite(corpus, capsys, tmp_path, part):
     with pytest.raises(SystemExit) as end:
         mtkd_espnet.main(command)
     error = capsys.readouterr().err
-    assert end.value.code == 3 and "check audio and teachers" in error
-    assert bad[0].stem in error or part == "train"
-    if part == "train":
-        saved = re.search(r"their batches are in (\S+):", error)[1]
-        assert [x for f in Path(saved).iterdir() for x in read(f)[0]["utt_id"]]
+    assert end.value.code == 4 and bad[0].stem in error
     words = ["--data_dir", str(scp.parent), "--out_dir", str(tmp_path / "stats")]
     with pytest.raises(SystemExit):
         mtkd_doctor.main(words)
