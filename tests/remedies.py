@@ -46,7 +46,6 @@ UNTESTED = {
     "--microphone: no device that gives": "needs a microphone",
     "expected a process for each GPU": "needs two GPUs",
     "check audio and teachers (python -m": "bad audio is refused before the first step",
-    "its tokenizer does not know": "needs a Whisper of many languages, 150 MB",
     "its layers have different frame shifts": "no upstream that is tested has such",
 }
 

@@ -11,10 +11,13 @@ import sys
 
 import builders
 import pytest
+import torch
 from tiny_whisper import (
     END,
     OPEN,
     TOKENS,
+    build_model,
+    save_ct2,
     save_tokenizer,
     transcribe,
 )
@@ -139,3 +142,18 @@ def test_another_compute_type(whisper):
     with pytest.raises(ConfigError, match="or give another --compute_type"):
         Recogniser(whisper[0], compute_type="float8")
     Recogniser(whisper[0], compute_type="float32")
+
+
+@pytest.mark.remedy("its tokenizer does not know")
+def test_a_language_by_its_code(tmp_path):
+    """CTranslate2 knows a model of many languages by the empty token of its own."""
+    tokens = [*TOKENS, ""]
+    save_ct2(build_model(tokens), tmp_path, tokens)
+    with pytest.raises(ConfigError, match="does not know 'English'") as error:
+        Recogniser(tmp_path, "English")
+    code = re.search(r"two letters, e.g. (\w+)", str(error.value))[1]
+    recogniser = Recogniser(tmp_path, code)
+    assert recogniser([torch.from_numpy(builders.speech_like(1, 1))])[0].text
+    save_tokenizer(tmp_path / "tokenizer.json", TOKENS[:END])
+    with pytest.raises(ConfigError, match="tokenizer.json is not Whisper's"):
+        Recogniser(tmp_path, code)
