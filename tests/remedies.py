@@ -43,6 +43,7 @@ UNTESTED = {
     "s3prl.run_downstream is not importable": "installs, by a network",
     "--microphone: {}: `pip install sounddevice`": "installs, by a network",
     "CTranslate2 is not importable": "installs, by a network",
+    "--pseudo_whisper needs CTranslate2": "installs, by a network",
     "--microphone: no device that gives": "needs a microphone",
     "expected a process for each GPU": "needs two GPUs",
     "check audio and teachers (python -m": "bad audio is refused before the first step",

@@ -181,16 +181,28 @@ def main(cmd=None):
 
 def decoded_labels(args, filters) -> dict:
     """Data directory -> labels, of what a teacher transducer decoded."""
-    from espnet_mtkd.transducer.confidence import score_hypotheses
+    from espnet_mtkd.transducer.confidence import espnet_scores, score_hypotheses
     from espnet_mtkd.transducer.extract_paths import TeacherTransducer
     from espnet_mtkd.transducer.pseudo import read_pseudo_labels
 
-    alone = argparse.Namespace(ngpu=args.ngpu, rank=0, world_size=1)
+    labels = {}
     asr_exp = args.asr_exp or args.decode_dir.parent
+    if args.asr_exp is None and not (asr_exp / "config.yaml").is_file():
+        logging.warning(
+            "no teacher in %s: its confidence is ESPnet's score a token, in which "
+            "pauses count against a transcript (--asr_exp: that of the tokens alone)",
+            asr_exp,
+        )
+        for data_dir in args.unlabelled:
+            decoded = args.decode_dir / data_dir.name
+            shape_dir = args.shape_dir or args.decode_dir
+            scores = espnet_scores(data_dir, decoded, shape_dir, args.nj)
+            labels[data_dir] = read_pseudo_labels(decoded, filters, scores)
+        return labels
+    alone = argparse.Namespace(ngpu=args.ngpu, rank=0, world_size=1)
     teacher = TeacherTransducer(
         asr_exp / "config.yaml", asr_exp / args.model_file, this_process(alone).device
     )
-    labels = {}
     for data_dir in args.unlabelled:
         decoded = args.decode_dir / data_dir.name
         score_hypotheses(

@@ -8,6 +8,7 @@ the joint network at the node where the best alignment emits it: pauses cost not
 
 import json
 import math
+import re
 from pathlib import Path
 
 import torch
@@ -128,6 +129,45 @@ def read_scores(decode_dir: Path) -> dict[str, tuple[float, list[float]]]:
                 f"found '{line[:60]}': remove the file, it is then written anew"
             ) from e
         scores[utt] = seconds, logp
+    return scores
+
+
+def espnet_scores(
+    data_dir: Path, decode_dir: Path, shape_dir: Path, nj: int = 1
+) -> dict[str, tuple[float, list[float]]]:
+    """What `read_scores` gives, by ESPnet's own score of each hypothesis.
+
+    For hypotheses whose teacher is not at hand. The score is shared out over the
+    tokens, and since the blanks, and a language model, are in it, pauses make a
+    transcript look worse than it is.
+
+    Args:
+        data_dir: with `wav.scp`.
+        decode_dir: with `token_int` and `score`.
+        shape_dir, nj: see `prepare_audio`.
+
+    Raises:
+        DataError: no hypotheses, or a score that is no number up to 0.
+    """
+    tokens = read_lines(decode_dir / "token_int", DECODED)
+    totals = read_lines(decode_dir / "score", DECODED)
+    lengths, _ = prepare_audio(data_dir, shape_dir, nj)
+    scores = {}
+    for utt in tokens.keys() & lengths.keys():
+        found = re.fullmatch(r"(?:tensor\()?(-?[\d.e+-]+)\)?", totals.get(utt, ""))
+        try:
+            total = float(found[1]) if found else math.nan
+        except ValueError:
+            total = math.nan
+        if not total <= 0:
+            raise DataError(
+                f"{decode_dir / 'score'}: utterance {utt}: expected a log-probability "
+                f"up to 0, found '{totals.get(utt, '')}': decode without a bonus, or "
+                "give the teacher that decoded it (--asr_exp)"
+            )
+        num_tokens = len(tokens[utt].split())
+        logp = [total / num_tokens] * num_tokens if num_tokens else []
+        scores[utt] = lengths[utt] / SAMPLE_RATE, logp
     return scores
 
 

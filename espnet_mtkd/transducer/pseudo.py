@@ -125,12 +125,15 @@ def count_repeats(tokens) -> int:
     return most
 
 
-def read_pseudo_labels(decode_dir: Path, filters: Filters) -> list[PseudoLabel]:
+def read_pseudo_labels(
+    decode_dir: Path, filters: Filters, scores: dict | None = None
+) -> list[PseudoLabel]:
     """Judge the hypotheses of one data set.
 
     Args:
         decode_dir: with `text`, `token_int` and, of `score_hypotheses`, `token_logp`.
         filters: what is kept.
+        scores: those of `espnet_scores` in the place of `token_logp`.
 
     Returns:
         One for each utterance, in the order of `text`.
@@ -141,7 +144,8 @@ def read_pseudo_labels(decode_dir: Path, filters: Filters) -> list[PseudoLabel]:
     texts, all_tokens = (
         read_lines(decode_dir / name, DECODED) for name in ("text", "token_int")
     )
-    scores = read_scores(decode_dir)
+    if scores is None:
+        scores = read_scores(decode_dir)
     labels = []
     for utt, text in texts.items():
         tokens = all_tokens.get(utt, "").split()

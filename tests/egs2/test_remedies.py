@@ -270,18 +270,33 @@ def test_a_run_that_was_ended_goes_on(recipe):
     assert found == {"11", "12", "13"}
 
 
-@pytest.mark.remedy("--pseudo_text needs", "expected no --pseudo_labels true")
+@pytest.mark.remedy("whose transcripts they have", "expected no --pseudo_labels true")
 def test_transcripts_of_unlabelled_audio(recipe):
     """One message after the other is done as it says, and the student learns them."""
     (recipe / "whisper.txt").write_text("es-0 ONE\n")
     options = dict(teachers="none", pseudo_alone="true", stop_stage="11")
     message = refused(recipe, **options)
-    assert "--pseudo_alone true needs --pseudo_text, or --pseudo_labels" in message
+    assert "--pseudo_alone true needs --pseudo_whisper, --pseudo_text or" in message
     options["pseudo_text"] = "whisper.txt"
-    assert "--pseudo_text needs --unlabelled_sets" in refused(recipe, **options)
+    assert "expected --unlabelled_sets, whose" in refused(recipe, **options)
     options["unlabelled_sets"] = "data/es"
     runs(recipe, **options)
     assert any("mtkd_pseudo_label" in x and "--alone" in x for x in calls(recipe))
+
+
+@pytest.mark.remedy("expected a Whisper in")
+@pytest.mark.remedy("transcripts of the same audio")
+def test_a_whisper_for_the_unlabelled_audio(recipe):
+    options = dict(teachers="none", unlabelled_sets="data/es", stop_stage="11")
+    options |= dict(pseudo_text="whisper.txt", pseudo_whisper="whisper")
+    assert "leave one of them out" in refused(recipe, **options)
+    del options["pseudo_text"]
+    assert "found no whisper/model.bin: fetch one" in refused(recipe, **options)
+    (recipe / "whisper").mkdir()
+    for name in ("model.bin", "tokenizer.json"):
+        (recipe / "whisper" / name).touch()
+    runs(recipe, **options)
+    assert any("mtkd_transcribe" in x for x in calls(recipe))
 
 
 @pytest.mark.remedy("beside it, which has the teacher transducer transcribe the same")

@@ -77,7 +77,7 @@ PLACES = {
 }
 # Tested by themselves, below: which stages are asked for, and what they run with.
 OTHERS = set("stage stop_stage dry_run ngpu python skip_upload_hf test_sets".split())
-OTHERS |= {"speed_perturb_factors", "pseudo_text"}
+OTHERS |= {"speed_perturb_factors", "pseudo_text", "pseudo_whisper", "transcribe_args"}
 
 
 def closure(stages: set[int]) -> set[int]:
@@ -344,12 +344,54 @@ def test_other_transcripts_train_anew(recipe, change):
     assert planned(run(recipe, **options, dry_run="true")) == {11, 12, 13}
 
 
+def with_whisper(recipe):
+    (recipe / "whisper").mkdir(exist_ok=True)
+    for name in ("model.bin", "tokenizer.json"):
+        (recipe / "whisper" / name).touch()
+    return dict(unlabelled_sets="data/es", pseudo_whisper="whisper", asr_tag="a")
+
+
+def test_whisper_transcribes_before_the_training(recipe):
+    options = with_whisper(recipe)
+    result = run(recipe, **options, teachers="none")
+    assert result.returncode == 0, result.stdout[-2000:]
+    found = calls(recipe)
+    (first, second) = [x for x in found if "_transcribe " in x or "_pseudo_label " in x]
+    assert "mtkd_transcribe --model whisper --data_dir dump/raw/unlabelled_es" in first
+    assert "--like data/train/text --out exp/mtkd_text/whisper.txt" in first
+    assert "mtkd_pseudo_label --text exp/mtkd_text/whisper.txt" in second
+    trained = [x for x in found if x.startswith("asr 11")]
+    assert trained and all("sets=train_pseudo_text_whisper," in x for x in trained)
+
+
+@pytest.mark.parametrize("change", ["arguments", "model", "audio"])
+def test_whisper_transcribes_again_where_something_is_new(recipe, change):
+    options = with_whisper(recipe)
+    assert run(recipe, **options).returncode == 0
+    assert planned(run(recipe, **options, dry_run="true")) == set()
+    expected = {11, 12, 13}
+    if change == "arguments":
+        options["transcribe_args"] = "--min_confidence 0.7"
+    elif change == "model":
+        (recipe / "whisper/model.bin").write_text("another")
+    else:
+        (recipe / "data/es/es-0.flac").write_text("another recording")
+        expected |= {7, 9, 10}
+    result = run(recipe, **options, dry_run="true")
+    assert planned(result) == expected
+    assert "Stage 11: transcripts: whisper, data/es" in result.stdout
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
+        (
+            dict(pseudo_whisper="none", unlabelled_sets="data/es"),
+            "found no none/model.bin: fetch one",
+        ),
         (dict(pseudo_text="none.txt", unlabelled_sets="data/es"), "no such file: none"),
-        (dict(pseudo_text="a.txt"), "--pseudo_text needs --unlabelled_sets"),
-        (dict(pseudo_alone="true"), "--pseudo_alone true needs --pseudo_text"),
+        (dict(pseudo_text="a.txt"), "expected --unlabelled_sets, whose transcripts"),
+        (dict(pseudo_alone="true"), "--pseudo_alone true needs --pseudo_whisper"),
         (
             dict(
                 pseudo_text="a.txt",

@@ -401,3 +401,40 @@ def test_what_scores_are_made_of_stands_beside_them(world):
     mtkd_pseudo_label.main(command(world, "record"))
     record = json.loads((out / "token_logp.json").read_text())
     assert set(record) == {"model", "token_int", "num_samples"}
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """Hypotheses whose teacher is not at hand: three tokens each, of 2 seconds."""
+    builders.build_data_dir(tmp_path / "train", 2, 31)
+    builders.build_data_dir(tmp_path / "unlabelled_a", 3, 32)
+    out = tmp_path / "exp/asr_teacher/bad/unlabelled_a"
+    out.mkdir(parents=True)
+    scores = ["-0.3", "tensor(-0.3)", "-3e0"]
+    lines = {"text": ["ONE TWO SIX"] * 3, "token_int": ["3 4 5"] * 3, "score": scores}
+    for name, found in lines.items():
+        numbered = [f"utt32_{i:02}\t{x}\n" for i, x in enumerate(found)]
+        (out / name).write_text("".join(numbered))
+    return tmp_path
+
+
+def test_without_the_teacher_espnets_score_is_shared_out(elsewhere, caplog):
+    mtkd_pseudo_label.main(command(elsewhere, "bad"))
+    found = [float(row[0]) for row in rows_of(elsewhere, "bad").values()]
+    expected = [math.exp(-0.1), math.exp(-0.1), math.exp(-1)]
+    assert found == pytest.approx(expected, abs=1e-4)
+    kept = read_lines(elsewhere / "out_bad/text", "")
+    assert {"utt32_00", "utt32_01"} < set(kept) and "utt32_02" not in kept
+    assert "pauses count against a transcript" in caplog.text
+
+
+@pytest.mark.remedy("decode without a bonus, or give the teacher")
+@pytest.mark.parametrize("score", ["0.5", "nan", "tensor(x)", "--"])
+def test_a_score_that_is_no_log_probability(elsewhere, capsys, score):
+    file = elsewhere / "exp/asr_teacher/bad/unlabelled_a/score"
+    good = file.read_text()
+    file.write_text(good.replace("-3e0", score))
+    message = refusal(command(elsewhere, "bad"), capsys)
+    assert "utterance utt32_02: expected a log-probability" in message
+    file.write_text(good)
+    mtkd_pseudo_label.main(command(elsewhere, "bad"))

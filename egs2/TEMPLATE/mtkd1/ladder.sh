@@ -22,7 +22,8 @@ single_teachers  |         | YAML files of one teacher each, for the row single.
 kd_teacher_config | conf/train_teacher_transducer.yaml | Config of the teacher transducer.
 kd_teacher_args  |         | Arguments for its training, e.g. "--max_epoch 12".
 kd_teacher_tag   | teacher | Its experiment is <expdir>/asr_<tag>.
-unlabelled_sets  |         | Data directories without text, for the rows unlabelled and pseudo.
+unlabelled_sets  |         | Data directories without text, for the rows unlabelled, pseudo and text.
+pseudo_whisper   | downloads/whisper_base_decoder | Whisper with its decoder, for the row text.
 pretrain_epochs  | 60      | Epochs of stage 1.
 head_epochs      | 8       | Epochs of stage 2 in which the pre-trained encoder is frozen.
 finetune_epochs  | 32      | Epochs of stage 2 after that. From scratch stage 2 has as many epochs as both
@@ -48,9 +49,11 @@ Rows, each of them one student more for every encoder and seed:
     live        all teachers, run during training
     teachers    all teachers, stored targets
     loo         each teacher of --teachers left out, the others as in teachers
+    kept        + the teachers' loss kept on in stage 2
     kd          + path distillation from the teacher transducer
     unlabelled  + unlabelled audio in stage 1
     pseudo      + its pseudo-labels, by the teacher transducer, in stage 2
+    text        or its transcripts by Whisper, in stage 2
 
 RESULTS.md in --expdir grows with each row; --stop_stage 0 makes it of what is there. Further
 rows, ablations say: --rows_config. With several --jobs, what rows have in common (data,

@@ -34,8 +34,9 @@ Stages:
                                                     -> <expdir>/mtkd_targets
     9  pre-train the encoder on the teachers        -> <expdir>/mtkd_<tag>
     10 check that stage 11 takes over the encoder whole
-    11 pseudo-labels by --kd_teacher_exp            -> <dumpdir>/raw/<train_set>_pseudo_<teacher>
-       or those of --pseudo_text                    -> <dumpdir>/raw/<train_set>_pseudo_text_<name>
+    11 transcripts by --pseudo_whisper              -> <expdir>/mtkd_text/<whisper>.txt
+       pseudo-labels: these, --pseudo_text's        -> <dumpdir>/raw/<train_set>_pseudo_text_<name>
+       or those of --kd_teacher_exp                 -> <dumpdir>/raw/<train_set>_pseudo_<teacher>
        its best paths                               -> <expdir>/mtkd_paths_<teacher>
        train the transducer                         -> <expdir>/asr_<tag>
     12 decode (streaming students chunk by chunk    -> <expdir>/asr_<tag>/<decoding>/<set>
@@ -102,7 +103,7 @@ for name in train_set valid_set test_sets; do
 done
 for dset in ${unlabelled_sets}; do is_plain dset; done
 for name in train_set valid_set expdir dumpdir mtkd_tag mtkd_exp asr_tag asr_exp targets_dir \
-    paths_dir kd_teacher_exp kd_teacher_model pseudo_text teachers train_config asr_config lang \
+    paths_dir kd_teacher_exp kd_teacher_model pseudo_text pseudo_whisper teachers train_config asr_config lang \
     inference_config inference_asr_model pretrained_checkpoint; do
     is_plain "${name}"
 done
@@ -167,15 +168,36 @@ if [[ " ${keep_teachers}" = *" unlabelled="* && ! "${keep_teachers} " =~ unlabel
     && [ -z "${unlabelled_sets}" ]; then
     fail "--keep_teachers: 'unlabelled' needs --unlabelled_sets, found '${keep_teachers}'"
 fi
+# An option's value as a part of a name: "--max_epoch 1" -> "_max_epoch1".
+# What a shell or ESPnet could take for a pattern, or a list, is left out of names.
+_args_tag() { echo "$*" | sed -e "s/--/_/g" -e "s/[^A-Za-z0-9_.,+-]//g"; }
+# Other audio has another --dumpdir, and so statistics, targets and transcripts of its own.
+_dump_tag() {
+    local name
+    name=$(basename "${dumpdir}")
+    [ "${name}" = dump ] || echo "_${name}"
+}
+if [ -n "${pseudo_whisper}" ]; then
+    [ -z "${pseudo_text}" ] || fail "--pseudo_whisper: expected no --pseudo_text beside it, which has" \
+        "transcripts of the same audio: leave one of them out"
+    for name in model.bin tokenizer.json; do
+        [ -f "${pseudo_whisper}/${name}" ] || fail "--pseudo_whisper: expected a Whisper in" \
+            "CTranslate2's form, found no ${pseudo_whisper}/${name}: fetch one (mtkd_fetch_whisper" \
+            "--model base --decoder --out_dir ${pseudo_whisper})"
+    done
+    pseudo_text=$(basename "${pseudo_whisper}")$(_args_tag "${transcribe_args}").txt
+    pseudo_text=${expdir}/mtkd_text$(_dump_tag)/${pseudo_text}
+fi
 if [ -n "${pseudo_text}" ]; then
-    "${pseudo_labels}" && fail "--pseudo_text: expected no --pseudo_labels true beside it, which has" \
+    "${pseudo_labels}" && fail "--pseudo_text, --pseudo_whisper: expected no --pseudo_labels true beside it, which has" \
         "the teacher transducer transcribe the same audio: leave one of them out"
-    [ -n "${unlabelled_sets}" ] || fail "--pseudo_text needs --unlabelled_sets, whose transcripts it has"
+    [ -n "${unlabelled_sets}" ] || fail "--pseudo_text, --pseudo_whisper: expected --unlabelled_sets," \
+        "whose transcripts they have, found none: give their data directories"
     # What stages 3 to 7 format has to be there before it can be transcribed.
-    [ "${stop_stage}" -lt 11 ] || is_file pseudo_text
+    [ "${stop_stage}" -lt 11 ] || [ -n "${pseudo_whisper}" ] || is_file pseudo_text
 fi
 if "${pseudo_alone}" && ! "${pseudo_labels}" && [ -z "${pseudo_text}" ]; then
-    fail "--pseudo_alone true needs --pseudo_text, or --pseudo_labels true"
+    fail "--pseudo_alone true needs --pseudo_whisper, --pseudo_text or --pseudo_labels true"
 fi
 if [ -z "${num_threads}" ]; then
     if [ "${ngpu}" -eq 0 ]; then num_threads=$(nproc); else num_threads=1; fi
@@ -217,9 +239,6 @@ done
 # Formatted: asr.sh keeps the validation set as it was before stage 4 for decoding.
 test_set_name() { [ "$1" = "${valid_set}" ] && echo "org/$1" || echo "$1"; }
 
-# An option's value as a part of a name: "--max_epoch 1" -> "_max_epoch1".
-# What a shell or ESPnet could take for a pattern, or a list, is left out of names.
-_args_tag() { echo "$*" | sed -e "s/--/_/g" -e "s/[^A-Za-z0-9_.,+-]//g"; }
 if [ -z "${mtkd_tag}" ]; then
     mtkd_tag=${_student}_${_teachers}
     [ "${teacher_mode}" = live ] || mtkd_tag+=_cached$(_args_tag "${extract_args}")
@@ -249,9 +268,7 @@ for name in mtkd_exp asr_exp; do
         "have: give a shorter one (--mtkd_tag, --asr_tag)"
 done
 
-# Other audio has another --dumpdir, and so statistics and targets of its own.
-_dump=_$(basename "${dumpdir}")
-[ "${_dump}" != _dump ] || _dump=
+_dump=$(_dump_tag)
 asr_stats_dir=${expdir}/asr_stats_raw_${lang}_${_tokens}${_sp}${_dump}
 # Stage 11 trains by this package's task, which is ESPnet's and saves what ESPnet's saves;
 # a teacher transducer is decoded through this package too.
@@ -330,6 +347,8 @@ depends=(
     [10]="stage:9 pretrained_checkpoint yaml:--asr_config:${asr_config}"
     [11_pseudo]="stage:teacher stage:unlabelled stage:5 pseudo_args inference_args
         yaml:--inference_config:${inference_config}"
+    [11_text]="stage:unlabelled text:data/${train_set} pseudo_whisper transcribe_args
+        file:whisper:${pseudo_whisper}/model.bin"
     [11_paths]="stage:teacher stage:5 paths_args"
     [11]="stage:6 feats_normalize asr_args pseudo_labels pseudo_text pseudo_alone seed yaml:--asr_config:${asr_config}
         weights:--asr_config:${asr_config}"
@@ -363,7 +382,9 @@ done
 [ "${teacher_mode}" = live ] || depends[9]+=" stage:8"
 [ "${teachers}" = none ] || depends[11]+=" stage:9 pretrained_checkpoint head_args finetune_args"
 [ -z "${keep_teachers}" ] || depends[11]+=" keep_teachers"
-if [ -n "${pseudo_text}" ]; then
+if [ -n "${pseudo_whisper}" ]; then
+    depends[11_pseudo]="stage:11_text stage:5 pseudo_args"
+elif [ -n "${pseudo_text}" ]; then
     depends[11_pseudo]="stage:unlabelled stage:5 pseudo_text pseudo_args
         file:pseudo_text:${pseudo_text} file:confidences:${pseudo_text}.confidence"
 fi
@@ -590,6 +611,21 @@ check_handover() {
         --wav_scp "${_valid}/wav.scp"
 }
 
+# Stage 11: ${pseudo_whisper}, the unlabelled sets -> ${pseudo_text}
+transcribe_by_whisper() {
+    local logfile=${pseudo_text%.txt}.log
+    mkdir -p "$(dirname "${pseudo_text}")"
+    log "log: ${logfile}"
+    # shellcheck disable=SC2086
+    with_last_line "${logfile}" \
+        ${cuda_cmd} --gpu "$((ngpu > 0 ? 1 : 0))" "${logfile}" \
+            ${python} -m espnet_mtkd.bin.mtkd_transcribe --model "${pseudo_whisper}" \
+                --data_dir "${_unlabelled[@]}" --like "data/${train_set}/text" \
+                --out "${pseudo_text}" --ngpu "$((ngpu > 0 ? 1 : 0))" --nj "${nj}" \
+                --num_threads "${num_threads}" ${transcribe_args}
+    grep 'transcripts kept' "${logfile}" || true
+}
+
 # Stage 11: the transcripts of the unlabelled sets, and lengths of the whole
 # -> ${dumpdir}/raw/${kd_train_set}, ${kd_stats_dir}
 label_unlabelled() {
@@ -722,6 +758,10 @@ preflight() {
     if is_asked 13 && ! command -v sclite > /dev/null; then
         log "Warning: sclite is not on PATH; stage 13 needs it (Debian: apt-get install sctk)"
     fi
+    if [ -n "${pseudo_whisper}" ] && is_asked 11; then
+        ${python} -c "import ctranslate2" 2> /dev/null || fail "--pseudo_whisper needs CTranslate2," \
+            "which ${python} has not: pip install ctranslate2"
+    fi
     if is_asked 14; then
         [ -n "${license}" ] || fail "--license is required by stage 14: the model's, e.g. cc-by-4.0"
         arguments+=(--license "${license}")
@@ -849,6 +889,11 @@ all_stages() {
     run_stage 10 "${mtkd_exp}/.done_handover_${asr_exp##*/}" "${mtkd_exp}" \
         "hand-over: ${mtkd_exp}/${pretrained_checkpoint} -> the encoder of ${asr_config}" \
         check_handover
+    if [ -n "${pseudo_whisper}" ]; then
+        run_stage 11_text "${pseudo_text%.txt}.done" "$(dirname "${pseudo_text}")" \
+            "transcripts: ${pseudo_whisper}, ${unlabelled_sets} -> ${pseudo_text}" \
+            transcribe_by_whisper
+    fi
     if [ -n "${pseudo}" ]; then
         run_stage 11_pseudo "${dumpdir}/raw/${kd_train_set}${_sp}/.done" "${kd_stats_dir}" \
             "pseudo-labels: ${pseudo_text:-${kd_teacher_exp}}, ${unlabelled_sets} -> ${dumpdir}/raw/${kd_train_set}${_sp}" \
@@ -895,7 +940,10 @@ main() {
         skip_stages="${asked} $(seq -s ' ' 13) "
     else
         all_stages
-        ! "${dry_run}" || return 0
+        if "${dry_run}"; then
+            tell_expected
+            return 0
+        fi
     fi
     planning=false
     data_is_there=true
