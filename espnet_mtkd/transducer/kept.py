@@ -91,8 +91,9 @@ class KeptTeachers(nn.Module):
                 `DistillationObjective`.
         """
         with torch.autocast(speech.device.type, enabled=False):
-            speech = speech[:, : speech_lengths.max()]
-            targets = self.teachers(speech, speech_lengths, utt_id)
+            num_samples = speech_lengths.cpu()
+            speech = speech[:, : max(num_samples.tolist())]
+            targets = self.teachers(speech, num_samples, utt_id)
             h = h.float() if isinstance(h, torch.Tensor) else [x.float() for x in h]
             return self.objective(h, h_lengths, targets, utt_id)
 
