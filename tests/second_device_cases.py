@@ -23,6 +23,7 @@ from espnet_mtkd.teachers.base import parse_teachers
 from espnet_mtkd.teachers.memory import TargetMemory
 from espnet_mtkd.teachers.s3prl import S3PRLTeacher, TeacherPool
 
+PACKAGE = builders.ROOT / "espnet_mtkd"
 ENCODERS = list(builders.ENCODERS)
 UPSTREAMS = ["whisper", "hubert", "wav2vec2", "wavlm", "data2vec"]
 SEARCHES = [("greedy", 3), ("tsd", 2), ("default", None)]
@@ -64,7 +65,7 @@ def same_targets(found, expected, tolerance=1e-4):
     """The same for what a teacher gives, padding aside."""
     assert list(found) == list(expected)
     for name, (target_BTE, lengths_B) in expected.items():
-        same(found[name][1], lengths_B)
+        assert found[name][1].tolist() == lengths_B.tolist()  # both on the host
         for b, n in enumerate(lengths_B.tolist()):
             same(found[name][0][b, :n], target_BTE[b, :n], tolerance)
 
@@ -170,6 +171,41 @@ def test_stage_1_with_other_objectives(encoder, options, two_teachers, batch):
     fit_standardizers(model, [(batch["utt_id"], tensors)], str(DEVICE))
     model.train()
     assert model(**move(batch))[0].isfinite()
+
+
+STEP_WAITS = {
+    "live": set(),
+    "stored": set(),
+    # It knows an utterance by the energy of what it is given, too.
+    "remembered": {"teachers/memory.py"},
+}
+
+
+@pytest.mark.parametrize("kind", STEP_WAITS)
+def test_a_step_of_stage_1_waits_for_nothing(kind, two_teachers, store_targets, batch):
+    """Of this package; ESPnet's masks and s3prl's lengths are theirs."""
+    configs = parse_teachers(str(two_teachers))
+    if kind == "stored":
+        folder = store_targets("codes")
+        teachers = TeacherPool(configs, lambda c: CachedTeacher(c, folder))
+    else:
+        size = 10**9 if kind == "remembered" else 0
+        teachers = TargetMemory(TeacherPool(configs), size)
+    model = build("conformer", teachers, EmbeddingLoss())
+    model.observe_targets(batch["speech"], batch["speech_lengths"], batch["utt_id"])
+    model.objective.fit()
+    model = model.to(DEVICE).train()
+    lengths = tuple(batch["speech_lengths"].tolist())
+    moved = move({**batch, "num_samples": lengths})
+    model(**moved)  # (of new utterances all targets come to the host)
+    with second_device.waits() as found:
+        loss, _, _ = model(**moved)
+        loss.backward()
+    package = {"/".join(x.parts[-2:]) for x in PACKAGE.rglob("*.py")}
+    ours = [x for x in found if x.rpartition(":")[0] in package]
+    assert {x.rpartition(":")[0] for x in ours} == STEP_WAITS[kind], ours
+    assert len(ours) <= 2  # whatever the number of utterances
+    assert found  # ESPnet's own: they are seen
 
 
 @pytest.mark.parametrize("form", ["codes", "fp16"])

@@ -126,15 +126,18 @@ class DistillationObjective(nn.Module):
             return LadderHead(len(self.blocks), student_dim, build())
         return nn.ModuleList(build() for _ in self.blocks)
 
-    def forward(self, h, h_lengths, targets: dict, utt_ids=None):
+    def forward(self, h, h_lengths, targets: dict, utt_ids=None, num_frames=None):
         """Loss of one batch.
 
         Args:
             h: encoder output (B, T, D); where `blocks` names some, a list of their
                 outputs, of which the last block's is the encoder's.
             h_lengths: (B,) its valid frames.
-            targets: {name: ((B, T, E) or codes (B, T, M), (B,) valid frames)}.
+            targets: {name: ((B, T, E) or codes (B, T, M), (B,) valid frames)}, these
+                on the host, so that nobody waits for a GPU.
             utt_ids: B strings, for messages.
+            num_frames: B frames of the student, known on the host, to compare numbers
+                of frames by; None: those of `h_lengths`.
 
         Returns:
             Scalar loss, balanced; statistics, detached: of each goal its loss and its
@@ -147,11 +150,15 @@ class DistillationObjective(nn.Module):
         hs = [h] if isinstance(h, torch.Tensor) else list(h)
         if self.blocks is not None:
             hs = self.norms(hs)
+        if num_frames is None:
+            num_frames = h_lengths.tolist()
+        counts = {name: lengths.tolist() for name, (_, lengths) in targets.items()}
+        targets = on_one_device(targets)
         sums, frames, stats = [], [], {}
         for goal in self.goals:
             target_BTE, lengths = self._target(goal, targets)
             name = goal.specs[0].name
-            self.aligners[name].check(lengths, h_lengths, goal.name, utt_ids)
+            self.aligners[name].check(counts[name], num_frames, goal.name, utt_ids)
             loss = self.code_loss if goal.is_codes else self.loss
             loss_B, lengths_B, parts = self._compare(
                 loss, goal.name, name, hs, target_BTE, lengths, h_lengths
@@ -169,10 +176,10 @@ class DistillationObjective(nn.Module):
                 parts.update(more)
             sums.append(loss_B)
             frames.append(lengths_B)
-            num_frames = lengths_B.sum().clamp(min=1)
-            stats[f"loss_{goal.name}"] = loss_B.detach().sum() / num_frames
+            total = lengths_B.sum().clamp(min=1)
+            stats[f"loss_{goal.name}"] = loss_B.detach().sum() / total
             for part, sum_B in parts.items():
-                stats[part] = sum_B.sum() / num_frames
+                stats[part] = sum_B.sum() / total
             if goal.name in self.means:
                 shares = self.means[goal.name].shares.detach()
                 for spec, share in zip(goal.specs, shares, strict=True):
@@ -251,6 +258,7 @@ class DistillationObjective(nn.Module):
         Args:
             targets: as for `forward`.
         """
+        targets = on_one_device(targets)
         for name, standardizer in self.standardizers.items():
             standardizer.observe(*targets[name])
         for goal in self.goals:
@@ -275,6 +283,14 @@ class DistillationObjective(nn.Module):
                 parts = [self.standardizers[spec.name] for spec in goal.specs]
                 self.means[goal.name].fit(parts)
         return {name: s.describe() for name, s in self.standardizers.items()}
+
+
+def on_one_device(targets: dict) -> dict:
+    """Targets with their numbers of frames where the targets are."""
+    return {
+        name: (target, lengths.to(target.device, non_blocking=True))
+        for name, (target, lengths) in targets.items()
+    }
 
 
 def build_standardizer(dim: int, options: ObjectiveOptions) -> nn.Module:

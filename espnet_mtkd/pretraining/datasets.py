@@ -31,14 +31,17 @@ class NamedCollateFn:
         return NamedCollateFn(self.name, self.collate_fn, self.ears, epoch)
 
     def __call__(self, data):
-        """See `collate_fn`."""
+        """See `collate_fn`; and `num_samples`, the lengths on the host."""
         named = [(f"{self.name}/{utt}", item) for utt, item in data]
         if self.ears is not None:
             named = [
                 (utt, {**item, "heard": self.ears(utt, item["speech"], self.epoch)})
                 for utt, item in named
             ]
-        return self.collate_fn(named)
+        utts, batch = self.collate_fn(named)
+        # (a tuple, which stays on the host when the batch goes to a GPU)
+        num_samples = tuple(len(item["speech"]) for _, item in named)
+        return utts, {**batch, "num_samples": num_samples}
 
 
 def data_set_name(wav_scp: str | Path) -> str:

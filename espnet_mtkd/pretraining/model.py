@@ -101,10 +101,11 @@ class ESPnetMTKDModel(AbsESPnetModel):
         Args:
             speech: (B, N) waveforms at 16 kHz.
             speech_lengths: (B,) samples.
-            kwargs: `utt_id`, list of B strings; `heard`, (B, N), what the student hears
-                where it is not `speech`, which the teachers hear; and `is_unlabelled`,
-                (1,) bool, where labelled and unlabelled batches are mixed; the rest is
-                not used.
+            kwargs: `utt_id`, list of B strings; `num_samples`, the lengths once more,
+                on the host (without it a GPU is waited for); `heard`, (B, N), what the
+                student hears where it is not `speech`, which the teachers hear; and
+                `is_unlabelled`, (1,) bool, where labelled and unlabelled batches are
+                mixed; the rest is not used.
 
         Returns:
             Scalar loss, statistics, and their weight, as ESPnet's trainer expects them.
@@ -117,12 +118,16 @@ class ESPnetMTKDModel(AbsESPnetModel):
             DataError: teacher and student frames do not belong together.
         """
         utt_ids = kwargs.get("utt_id")
-        speech = speech[:, : speech_lengths.max()]
-        targets = self.teachers(speech, speech_lengths, utt_ids)
-        heard = kwargs.get("heard", speech)
+        num_samples = torch.tensor(kwargs.get("num_samples") or speech_lengths.tolist())
+        N = max(num_samples.tolist())
+        speech = speech[:, :N]
+        targets = self.teachers(speech, num_samples, utt_ids)
+        heard = kwargs.get("heard", speech)[:, :N]
         h, h_lengths, unused = self._encode_for_heads(heard, speech_lengths)
 
-        loss, stats, num_frames = self.objective(h, h_lengths, targets, utt_ids)
+        loss, stats, num_frames = self.objective(
+            h, h_lengths, targets, utt_ids, self.frames.num_frames(num_samples).tolist()
+        )
         stats["loss"] = self.objective.weighted_mean(stats)
         if unused is not None:
             # Each parameter gets a gradient, which DDP waits for; this one is 0.
@@ -151,13 +156,13 @@ class ESPnetMTKDModel(AbsESPnetModel):
         return blocks.with_output(h_BTD), lengths, None if has_last else h_BTD
 
     def encode(self, speech, speech_lengths):
-        """Waveforms (B, N), (B,) -> encoder output (B, T, D), (B,).
+        """Waveforms (B, N), (B,), N the longest -> encoder output (B, T, D), (B,).
 
         SpecAugment and span masks fall on what the student hears alone, and only in
         training mode.
         """
         with torch.autocast(speech.device.type, enabled=False):
-            feats, lengths = self._extract_feats(speech, speech_lengths)
+            feats, lengths = self.frontend(speech, speech_lengths)
             if self.specaug is not None and self.training:
                 feats, lengths = self.specaug(feats, lengths)
             if self.normalize is not None:
@@ -171,13 +176,12 @@ class ESPnetMTKDModel(AbsESPnetModel):
 
     def collect_feats(self, speech, speech_lengths, **kwargs):
         """Features for ESPnet's statistics (global MVN) stage."""
-        feats, lengths = self._extract_feats(speech, speech_lengths)
+        feats, lengths = self.frontend(
+            speech[:, : speech_lengths.max()], speech_lengths
+        )
         return {"feats": feats, "feats_lengths": lengths}
-
-    def _extract_feats(self, speech, speech_lengths):
-        return self.frontend(speech[:, : speech_lengths.max()], speech_lengths)
 
     @torch.no_grad()
     def observe_targets(self, speech, speech_lengths, utt_ids=None) -> None:
         """Add a batch to the sample from which the targets' statistics are taken."""
-        self.objective.observe(self.teachers(speech, speech_lengths, utt_ids))
+        self.objective.observe(self.teachers(speech, speech_lengths.cpu(), utt_ids))

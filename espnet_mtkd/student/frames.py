@@ -89,6 +89,20 @@ class FrameGrid:
         # The second: what the short-time transform mirrors at an utterance's ends.
         return max(last + self.first, self.half_window + 1)
 
+    def num_frames(self, num_samples):
+        """Frames that an utterance by itself gives, those at its ends included.
+
+        Args:
+            num_samples: (B,) tensor.
+
+        Returns:
+            (B,) tensor of frames.
+        """
+        num = (num_samples - 2 * self.first) // self.hop + 1
+        for kernel, stride in self.convolutions:
+            num = (num - kernel) // stride + 1
+        return num.clamp(min=0)
+
     def num_valid_frames(self, num_samples):
         """Frames whose features saw only real audio, whatever the padding.
 

@@ -125,8 +125,8 @@ class CachedTeacher:
                 store alone has the utterance.
 
         Returns:
-            {target name: ((B, T, E) fp32 embeddings, or (B, T, M) uint8 codes, (B,))},
-            or both.
+            {target name: ((B, T, E) fp32 embeddings, or (B, T, M) uint8 codes, (B,)
+            valid frames, on the host)}, or both.
 
         Raises:
             TargetStoreError: an utterance that is not stored, or with another length.
@@ -137,7 +137,7 @@ class CachedTeacher:
         out = {}
         for spec in self._stored:
             parts = [torch.from_numpy(row[spec.name]) for row in rows]
-            lengths_B = torch.tensor([len(p) for p in parts], device=device)
+            lengths_B = torch.tensor([len(p) for p in parts])  # on the host
             target = pad_sequence(parts, batch_first=True).to(device)  # (B, T, C)
             if self.with_codes:
                 out[name_codes(spec.name)] = (target, lengths_B)

@@ -217,27 +217,27 @@ class S3PRLTeacher:
 
         Args:
             speech_BN: (B, N) waveforms at 16 kHz, padded.
-            speech_lengths_B: (B,) samples.
+            speech_lengths_B: (B,) samples; on the host, so that nobody waits for a GPU.
             utt_ids: unused; see `TargetMemory`.
 
         Returns:
-            {target name: ((B, T, E) fp32, (B,) valid frames)}.
+            {target name: ((B, T, E) fp32, (B,) valid frames, on the host)}.
 
         Raises:
             DataError: audio longer than the upstream takes, naming the utterance; or
                 another number of frames than its frame shift promises.
         """
-        check_length(self, speech_lengths_B, utt_ids)
+        num_samples = speech_lengths_B.tolist()
+        check_length(self, num_samples, utt_ids)
         if speech_BN.device != self._device:
             self._network.to(speech_BN.device)
             self._device = speech_BN.device
         self._network.eval()
-        longest = int(speech_lengths_B.max())
-        missing = max(0, MIN_INPUT - longest)
+        missing = max(0, MIN_INPUT - max(num_samples))
         speech_BN = F.pad(speech_BN.float(), (0, missing))
         wavs = [
-            wav[: int(num) + missing]
-            for wav, num in zip(speech_BN, speech_lengths_B, strict=True)
+            wav[: num + missing]
+            for wav, num in zip(speech_BN, num_samples, strict=True)
         ]
         # The student's mixed precision is not the teacher's.
         with torch.autocast(
@@ -245,25 +245,25 @@ class S3PRLTeacher:
         ):
             hidden = self._run(wavs)
         return {
-            spec.name: self._take(hidden[spec.layer], spec, speech_lengths_B)
+            spec.name: self._take(hidden[spec.layer], spec, num_samples)
             for spec in self.targets
         }
 
-    def _take(self, hidden_BTE, spec: TargetSpec, num_samples_B):
+    def _take(self, hidden_BTE, spec: TargetSpec, num_samples: list[int]):
         """The valid frames of one hidden state."""
-        lengths_B = self.num_valid_frames(num_samples_B, spec.frame_shift)
-        T = int(lengths_B.max())
-        expected = -(-max(MIN_INPUT, int(num_samples_B.max())) // spec.frame_shift)
+        frames = self.count_frames(num_samples, spec.frame_shift)
+        T = max(frames)
+        expected = -(-max(MIN_INPUT, *num_samples) // spec.frame_shift)
         if not T <= hidden_BTE.size(1) <= expected + MAX_EXTRA_FRAMES:
             raise DataError(
                 f"teacher '{self.config.name}' gives another number of frames than its "
-                f"frame shift promises for {int(num_samples_B.max())} samples: "
+                f"frame shift promises for {max(num_samples)} samples: "
                 f"expected {T} to {expected}, found {hidden_BTE.size(1)}"
             )
         hidden_BTE = hidden_BTE[:, :T].float()
         if self.config.normalize:
             hidden_BTE = F.layer_norm(hidden_BTE, hidden_BTE.shape[-1:])
-        return hidden_BTE, lengths_B
+        return hidden_BTE, torch.tensor(frames)
 
     def digest(self) -> str:
         """sha256 over the weights: the same before and after training."""
@@ -280,7 +280,7 @@ def check_length(teacher, num_samples, utt_ids=None) -> None:
 
     Args:
         teacher: with `config` and `max_samples`.
-        num_samples: (B,) tensor or list of samples.
+        num_samples: B samples.
         utt_ids: B utterance ids, for the message.
 
     Raises:
@@ -288,8 +288,6 @@ def check_length(teacher, num_samples, utt_ids=None) -> None:
     """
     if teacher.max_samples is None:
         return
-    if isinstance(num_samples, torch.Tensor):
-        num_samples = num_samples.tolist()
     long = [(i, num) for i, num in enumerate(num_samples) if num > teacher.max_samples]
     if long:
         names = [

@@ -96,8 +96,9 @@ class TeacherFrontend(AbsFrontend):
     def forward(self, speech, speech_lengths):
         """Waveforms (B, N), (B,) -> features (B, T, stack * E), (B,)."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            out = self._teacher.embed(speech, speech_lengths)
+            out = self._teacher.embed(speech, speech_lengths.cpu())
         feats_BTE, lengths_B = out[self._target.name]
         lengths_B = lengths_B // self.stack
-        T = int(lengths_B.max())
-        return feats_BTE[:, : T * self.stack].reshape(len(feats_BTE), T, -1), lengths_B
+        T = max(lengths_B.tolist())
+        feats_BTE = feats_BTE[:, : T * self.stack].reshape(len(feats_BTE), T, -1)
+        return feats_BTE, lengths_B.to(speech.device, non_blocking=True)

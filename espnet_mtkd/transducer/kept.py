@@ -75,13 +75,14 @@ class KeptTeachers(nn.Module):
         """Whether the next batch needs the loss: for training, or for the report."""
         return self.weight > 0 if self.training else self.reports_validation
 
-    def forward(self, h, h_lengths, speech, speech_lengths, utt_id):
+    def forward(self, h, h_lengths, speech, speech_lengths, utt_id, num_samples=None):
         """The kept loss of one batch, in fp32 also under autocast.
 
         Args:
             h, h_lengths: what the objective takes of the encoder, and its frames.
             speech, speech_lengths: what it heard, (B, N) and (B,) samples.
             utt_id: B strings, of `name_ids` for labelled audio.
+            num_samples: `speech_lengths` on the host, where they are known there.
 
         Returns:
             Scalar loss, without the weight; statistics; the number of frames.
@@ -91,8 +92,9 @@ class KeptTeachers(nn.Module):
                 `DistillationObjective`.
         """
         with torch.autocast(speech.device.type, enabled=False):
-            speech = speech[:, : speech_lengths.max()]
-            targets = self.teachers(speech, speech_lengths, utt_id)
+            num_samples = torch.tensor(num_samples or speech_lengths.tolist())
+            speech = speech[:, : max(num_samples.tolist())]
+            targets = self.teachers(speech, num_samples, utt_id)
             h = h.float() if isinstance(h, torch.Tensor) else [x.float() for x in h]
             return self.objective(h, h_lengths, targets, utt_id)
 
