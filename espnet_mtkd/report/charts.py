@@ -126,15 +126,19 @@ def _draw_rows(axis, lines: Sequence[Outcome | str], is_narrow: bool, tips) -> N
     axis.spines["left"].set_visible(False)
 
 
-def curves(name: str, found: dict[str, list[Curve]], label: str) -> str:
+def curves(
+    name: str, found: dict[str, list[Curve]], label: str, titles: Sequence[str]
+) -> str:
     """Validation curves, a panel for each quantity, a line for each training.
 
     Args:
         name: of the chart.
+        titles: of all rows: each has one colour in all charts.
         found: title of a panel -> its lines.
         label: of the vertical axes.
     """
-    runs = list(dict.fromkeys(x.run for lines in found.values() for x in lines))
+    shown = {x.run for lines in found.values() for x in lines}
+    runs = [title for title in titles if title in shown]
 
     def draw(plt, width, is_narrow, tips):
         columns = 1 if is_narrow else min(3, len(found))
@@ -155,7 +159,7 @@ def curves(name: str, found: dict[str, list[Curve]], label: str) -> str:
                     line.epochs,
                     line.values,
                     label=line.run,
-                    **_series(runs.index(line.run)),
+                    **_series(titles.index(line.run)),
                 )
                 handles[line.run] = drawn
                 (last,) = axis.plot(
@@ -175,8 +179,8 @@ def curves(name: str, found: dict[str, list[Curve]], label: str) -> str:
         for axis in axes[-1]:
             axis.set_xlabel("epoch")
         figure.legend(
-            handles.values(),
-            handles,
+            [handles[x] for x in runs],
+            runs,
             loc="outside lower left",
             ncols=1 if is_narrow else 2,
             handlelength=1.6,

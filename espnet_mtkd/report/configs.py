@@ -1,6 +1,7 @@
 """Configs of rows, flat, and the commands that made them."""
 
 import dataclasses
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,27 +75,30 @@ def read_made(rows: Sequence[tuple[str, Path]]) -> list[Made]:
 def flatten(config: dict, prefix: str = "") -> dict[str, str]:
     """A config with one line for each value: `encoder_conf.num_blocks` -> `6`.
 
-    Of a list of mappings, teachers say, each is called after its `name`, or by number;
-    another list is one value. Long values are cut.
+    Of a list of mappings, teachers say, each is one value, called after its `name` or
+    by number; another list is one value. Long values are cut.
     """
     flat: dict[str, str] = {}
     for key, value in config.items():
         name = f"{prefix}{key}"
-        if (
-            isinstance(value, list)
-            and value
-            and all(isinstance(x, dict) for x in value)
-        ):
-            value = {str(x.get("name", i)): x for i, x in enumerate(value, 1)}
-        if isinstance(value, dict) and value:
+        is_list = isinstance(value, list)
+        if is_list and value and all(isinstance(x, dict) for x in value):
+            for i, x in enumerate(value, 1):
+                flat[f"{name}.{x.get('name', i)}"] = _text(x)
+        elif isinstance(value, dict) and value:
             flat |= flatten(value, f"{name}.")
         else:
-            text = yaml.safe_dump(value, default_flow_style=True, width=1 << 30)
-            text = text.removesuffix("\n").removesuffix("\n...")
-            if len(text) > MAX_LETTERS:
-                text = f"{text[:MAX_LETTERS]} ... ({len(text)} letters)"
-            flat[name] = text
+            flat[name] = _text(value)
     return flat
+
+
+def _text(value) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, width=1 << 30)
+    text = text.removesuffix("\n").removesuffix("\n...")
+    if len(text) <= MAX_LETTERS:
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]  # what differs, looks so
+    return f"{text[:MAX_LETTERS]} ... ({len(text)} letters, sha256 {digest}...)"
 
 
 def first_command(log: Path) -> str | None:

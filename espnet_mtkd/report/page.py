@@ -21,6 +21,7 @@ from espnet_mtkd.results.report import machine
 
 MEGABYTE = 1_000_000
 TEXT_SHARE = 0.3  # of the limit, that references and hypotheses may take
+MAX_WORDS = 400  # letters of the line about audio
 PLACE = "/*audio*/"  # in the page, where the audio goes
 
 
@@ -98,6 +99,7 @@ def _parts(expdir: Path, rows, command: str, note: str, pairs) -> dict:
     compared = compare_pairs(rows, pairs)
     added = what_teachers_added(compared)
     runs = run_titles(rows)
+    titles = [title for title, _ in runs]
     trainings = training.read_trainings(runs)
     latencies = latency.read_latencies(rows)
     made = configs.read_made(rows)
@@ -133,7 +135,7 @@ def _parts(expdir: Path, rows, command: str, note: str, pairs) -> dict:
         "added": added,
         "trainings": trainings,
         "heats": {
-            name: training.heat(found)
+            name: training.heat(found, titles)
             for name, found in (("cosine", trainings.cosine), ("loss", trainings.loss))
             if found
         },
@@ -141,12 +143,12 @@ def _parts(expdir: Path, rows, command: str, note: str, pairs) -> dict:
         "made": made,
         "stages": ran,
         "missing": lines,
-        "charts": _charts(outcomes, added, trainings, latencies),
+        "charts": _charts(outcomes, added, trainings, latencies, titles),
     }
 
 
-def _charts(outcomes, added, trainings, latencies) -> dict[str, str]:
-    """Each chart that has something to show."""
+def _charts(outcomes, added, trainings, latencies, titles) -> dict[str, str]:
+    """Each chart that has something to show; else nothing."""
     from markupsafe import Markup
 
     totals = {
@@ -161,16 +163,17 @@ def _charts(outcomes, added, trainings, latencies) -> dict[str, str]:
     if added:
         made["added"] = charts.added(added)
     if trainings.cosine:
-        made["cosine"] = charts.curves("cosine", trainings.cosine, "cosine")
+        made["cosine"] = charts.curves("cosine", trainings.cosine, "cosine", titles)
     if trainings.loss:
-        made["loss"] = charts.curves("loss", trainings.loss, "loss")
+        made["loss"] = charts.curves("loss", trainings.loss, "loss", titles)
     if totals:
-        made["totals"] = charts.curves("totals", totals, "loss")
+        made["totals"] = charts.curves("totals", totals, "loss", titles)
     if any(x.bins for x in latencies):
         made["latency"] = charts.histogram(latencies)
     if latencies:
         made["tradeoff"] = charts.wer_against_latency(latencies)
-    return {name: Markup(x) for name, x in made.items()}
+    names = ("ladder", "added", "cosine", "loss", "totals", "latency", "tradeoff")
+    return {name: Markup(made.get(name, "")) for name in names}
 
 
 def title_of(expdir: Path) -> str:
@@ -215,7 +218,7 @@ def _sounds(sets: Sequence[TestSet], texts: Sequence[dict], room: int) -> str:
     shown.sort(key=lambda x: x[0])
     sounds: list[dict[str, str]] = [{} for _ in sets]
     bad = []
-    left = room - 200 * (1 + len(sets))  # for the line, and the JSON about it
+    left = room - 2 * MAX_WORDS - 20 * len(sets)  # for the line, and the JSON about it
     for _, i, name, path in shown:
         try:
             data = base64.b64encode(audio.to_opus(path)).decode()
@@ -234,7 +237,7 @@ def _sounds(sets: Sequence[TestSet], texts: Sequence[dict], room: int) -> str:
         words += f"; {len(bad)} cannot be read, first {bad[0]}"
     if not shown:
         words = "No audio: no wav.scp that has these utterances and files"
-    blob = json.dumps({"sounds": sounds, "words": f"{words[:150]}."})
+    blob = json.dumps({"sounds": sounds, "words": f"{words[:MAX_WORDS]}."})
     return blob.replace("<", "\\u003c")
 
 

@@ -101,13 +101,15 @@ class Heat:
     lines: list[tuple[str, str, list[tuple[float, float] | None]]]
 
 
-def heat(found: dict[str, list[Curve]]) -> Heat:
+def heat(found: dict[str, list[Curve]], titles: Sequence[str]) -> Heat:
     """The last validation value of each target in each training.
 
     Args:
         found: "<teacher>, layer <n>" -> curves.
+        titles: of all rows, in their order.
     """
-    runs = list(dict.fromkeys(x.run for lines in found.values() for x in lines))
+    shown = {x.run for lines in found.values() for x in lines}
+    runs = [title for title in titles if title in shown]
     values = [x.values[-1] for lines in found.values() for x in lines]
     low, span = min(values), max(values) - min(values)
     lines = []

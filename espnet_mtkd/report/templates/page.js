@@ -34,7 +34,7 @@ const fill = (select, titles, chosen) =>
   );
 
 // Utterances: what two rows heard.
-const PAGE = 20; // utterances that are shown at once
+const PAGE = 10; // utterances that are shown at once
 const picked = document.forms["pick-utterances"].elements;
 const list = document.getElementById("utterance-list");
 const more = document.getElementById("more-utterances");
