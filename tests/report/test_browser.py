@@ -89,7 +89,7 @@ def test_a_click_sorts_a_column_and_another_turns_it_round(visit):
     for _ in range(2):
         table.get_by_role("button", name="WERR / %", exact=True).click()
         assert column(page, 5)[-1] == "" and column(page, 5)[0] != ""
-        assert column(page, 1)[-1] == "from scratch"
+        assert {*column(page, 1)[-2:]} == {"from scratch", "streaming"}
     assert page.locator("#table thead th[aria-sort]").count() == 1
     assert sorted(column(page, 1)) == sorted(before)
 
@@ -215,7 +215,8 @@ def test_dark_has_colours_of_its_own_in_the_charts_too(visit):
 def test_text_is_readable_on_its_background(visit):
     """Contrast of WCAG 2: at least 4.5 for every text of the page, light and dark."""
     measure = """() => {
-        const canvas = new OffscreenCanvas(1, 1).getContext('2d');
+        const canvas = new OffscreenCanvas(1, 1)
+            .getContext('2d', {willReadFrequently: true});
         const rgb = color => {
             canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = color;
             canvas.fillRect(0, 0, 1, 1);

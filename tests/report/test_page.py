@@ -263,7 +263,7 @@ def test_audio_is_what_was_spoken(page):
         assert len(samples) / rate == pytest.approx(0.5, abs=0.03)
 
 
-@pytest.mark.remedy("--report_mb: expected at least")
+@pytest.mark.remedy("--report_mb: expected")
 def test_the_page_keeps_to_its_size_and_says_what_is_too_little(recipe, tmp_path):
     folder, rows = recipe
     exp = folder / "exp"
@@ -344,12 +344,7 @@ def spoil_histogram(exp: Path):
     (exp / "asr_a/decode_stream/test/stream.log").write_text(log)
 
 
-@pytest.mark.remedy(
-    "utterances of result.txt, found {}: score this set again",
-    "{}: no such file: score this set again (--stage 13)",
-    "expected '<words> (<utterance>)'",
-    "in the histogram of word latencies",
-)
+@pytest.mark.remedy("score this set again", "in the histogram of word latencies")
 @pytest.mark.parametrize(
     "damage, error, message",
     [
@@ -377,7 +372,7 @@ def test_a_damaged_file_is_named_and_scoring_again_mends_it(
     assert write_page(exp, rows).is_file()
 
 
-@pytest.mark.remedy("{}: other references than in {}")
+@pytest.mark.remedy("other references than in")
 def test_rows_of_other_references_are_not_set_side_by_side(tmp_path):
     for name in ("a", "b"):
         score(tmp_path / f"exp/{name}", HYPOTHESES["taught"])
