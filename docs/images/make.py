@@ -14,7 +14,7 @@ from playwright.sync_api import sync_playwright
 
 FLAGS = "--no-sandbox --disable-gpu --disable-background-networking".split()
 SHOTS = {  # name -> width, height and colour scheme
-    "desktop": (1200, 1500, "light"),
+    "desktop": (1200, 1900, "light"),
     "phone": (360, 780, "light"),
     "dark": (1200, 1500, "dark"),
 }

@@ -76,7 +76,7 @@ def _draw_rows(axis, lines: Sequence[Outcome | str], is_narrow: bool, tips) -> N
             )
             labels.append("")
             continue
-        is_base = line.baseline is None
+        is_base = line.is_first
         color = COLORS["muted" if is_base else "accent"]
         if line.wer_interval:
             axis.plot(
@@ -150,6 +150,7 @@ def curves(
             squeeze=False,
             layout="constrained",
         )
+        figure.get_layout_engine().set(h_pad=0.1, w_pad=0.08)
         for axis in axes.flat[len(found) :]:
             axis.set_axis_off()
         handles = {}

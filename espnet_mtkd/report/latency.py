@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_mtkd.errors import DataError
+from espnet_mtkd.report.titles import short_names
 from espnet_mtkd.results.report import grouped_rows
 from espnet_mtkd.results.scores import STREAMED_SET, read_sclite
 
@@ -49,13 +50,15 @@ def read_latencies(rows: Sequence[tuple[str, Path]]) -> list[Latency]:
     Raises:
         DataError: a histogram of another form.
     """
+    short = short_names([name for name, _ in rows])
     found = []
     for row in grouped_rows(list(rows)):
         if not row.dset.endswith(STREAMED_SET):
             continue
         for i, seed in enumerate(row.seeds):
             folder = seed[row.dset]
-            title = f"{row.what}, {row.dset.removesuffix(STREAMED_SET)}"
+            name = f"{row.student}: {row.what}" if row.student else row.what
+            title = f"{short[name]}, {row.dset.removesuffix(STREAMED_SET)}"
             if len(row.seeds) > 1:
                 title += f", {i + 1}. seed"
             latency = read_latency(folder / "stream.log", title, folder)

@@ -22,7 +22,8 @@ class Outcome:
         wer, cer: error rates.
         werr, cerr: relative reductions against the student's first row, or None.
         wer_interval, werr_interval: 95 %, or None.
-        baseline: what the student's first row is called; None for that row itself.
+        is_first: whether it is the student's first row, the measure of the others.
+        baseline: what that row is called; None for itself, and where it lacks the set.
         drawn: what the intervals are over.
         parameters: millions, or None.
         rtf: real-time factor of this kind of decoding, or None.
@@ -40,6 +41,7 @@ class Outcome:
     cerr: float | None
     wer_interval: Interval
     werr_interval: Interval
+    is_first: bool
     baseline: str | None
     drawn: str
     parameters: float | None
@@ -90,6 +92,7 @@ def read_outcomes(rows: Sequence[tuple[str, Path]]) -> list[Outcome]:
                 words=words,
                 wer_interval=wer_interval,
                 werr_interval=werr_interval,
+                is_first=row.what == first[row.student],
                 baseline=None if row.baseline is None else first[row.student],
                 drawn=drawn,
                 parameters=_mean([x[0] for x in of_row[name]]),

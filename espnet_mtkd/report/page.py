@@ -195,9 +195,14 @@ def _texts(sets: Sequence[TestSet], num_bytes: int) -> list[dict]:
             if left < 0 and utterances:
                 break
             utterances.append(item)
+        errors = [
+            sum(x.hypotheses[i].errors for x in dset.utterances)
+            for i in range(len(dset.decodings))
+        ]
         found.append(
             {
                 "name": dset.name,
+                "best": errors.index(min(errors)),
                 "total": len(dset.utterances),
                 "decodings": list(dset.decodings),
                 "utterances": utterances,

@@ -115,9 +115,9 @@ function showUtterances() {
 }
 
 function showSet() {
-  const { decodings } = data.sets[Number(picked.set.value)];
+  const { decodings, best } = data.sets[Number(picked.set.value)];
   fill(picked.a, decodings, 0);
-  fill(picked.b, decodings, decodings.length - 1);
+  fill(picked.b, decodings, best || decodings.length - 1); // the first is A already
   showUtterances();
 }
 
