@@ -18,7 +18,7 @@ SHOTS = {  # name -> width, height and colour scheme
     "phone": (360, 780, "light"),
     "dark": (1200, 1500, "dark"),
 }
-COLORS = 64  # of a picture: small files
+COLORS = 255  # of a picture: small files
 
 
 def main():
@@ -39,7 +39,7 @@ def main():
             page.goto(page_path.as_uri())
             picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
             out = Path(__file__).with_name(f"report_{name}.png")
-            picture.quantize(COLORS).save(out, optimize=True)
+            picture.quantize(COLORS, dither=Image.Dither.NONE).save(out, optimize=True)
             print(f"{out}: {out.stat().st_size / 1000:.0f} kB")
         browser.close()
 
