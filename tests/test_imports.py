@@ -17,7 +17,7 @@ LAYERS = (
     {"student"},
     {"training"},
     {"ladder", "pretraining", "results", "streaming"},
-    {"transducer", "publish"},
+    {"transducer", "publish", "report"},
     {"bin"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

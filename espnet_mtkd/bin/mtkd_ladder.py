@@ -17,7 +17,7 @@ from espnet_mtkd.errors import ConfigError, report_errors
 NEEDED = """
     rows rows_config jobs encoders seeds teachers single_teachers kd_teacher_config
     kd_teacher_args kd_teacher_tag unlabelled_sets pretrain_epochs head_epochs
-    finetune_epochs expdir python note command
+    finetune_epochs expdir python note command report_mb
 """.split()
 
 

@@ -1,4 +1,4 @@
-"""RESULTS.md of the rows that are scored so far."""
+"""RESULTS.md and report.html of the rows that are scored so far."""
 
 import os
 import subprocess
@@ -40,6 +40,7 @@ class Page:
         self.expdir = Path(values["expdir"])
         self._python = values["python"].split()
         self._command, self._note = values["command"], values["note"]
+        self._report_mb = values["report_mb"]
         self._path = self.expdir / "RESULTS.md"
         self._order = list(order)
         self._rows: list[tuple[str, Path]] = []  # that have ended well
@@ -86,7 +87,8 @@ class Page:
         pairs = [x for x in self._pairs if set(x) <= names]
         words = [f"{name}={folder}" for name, folder in scored]
         stamp = self.expdir / ".done_report"
-        key = "\n".join([self._command, note, *words, *map(" / ".join, pairs)])
+        key = [self._command, note, self._report_mb, *words]
+        key = "\n".join([*key, *map(" / ".join, pairs)])
         if self._is_made(stamp, key):
             say(f"{self._path}: finished before")
             return 0
@@ -99,6 +101,7 @@ class Page:
             return code
         command = [*self._python, "-m", "espnet_mtkd.bin.mtkd_report"]
         command += ["--expdir", str(self.expdir), "--espnet_results", str(espnet)]
+        command += ["--report_mb", self._report_mb]
         command += [f"--command={self._command}", f"--note={note}"]
         command += [x for a, b in pairs for x in ("--compare", a, b)]
         code = self._runner.run([*command, "--rows", *words])
@@ -110,7 +113,8 @@ class Page:
 
     def _is_made(self, stamp: Path, key: str) -> bool:
         """Of these rows, by this command, and no stage has run since?"""
-        made = [self._path, self.expdir / "curves.png", stamp]
+        made = [self.expdir / x for x in ("RESULTS.md", "curves.png", "report.html")]
+        made.append(stamp)
         if not all(x.is_file() for x in made):
             return False
         if stamp.read_text(encoding="utf-8") != key:

@@ -112,16 +112,30 @@ def pairs_table(
     Returns:
         One line per pair and test set that both have.
     """
-    exps: dict[str, list[Path]] = {}
-    for name, asr_exp in rows:
-        exps.setdefault(name, []).append(asr_exp)
     lines = []
-    for name, other in pairs:
+    for name, other, found in compare_pairs(rows, pairs):
         student, _, what = name.rpartition(": ")
         other_student, _, other_what = other.rpartition(": ")
         if other_student != student:
             other_what = other
-        for found in _compare(exps[name], exps[other]):
-            lines.append([student, what, other_what, found.dset, *cells(found)])
+        lines.append([student, what, other_what, found.dset, *cells(found)])
     columns = ["student", "row", "better than", "set", "by / points:", "interval:"]
     return table([*columns, "p:", "seed by seed", "drawn"], lines)
+
+
+def compare_pairs(
+    rows: Sequence[tuple[str, Path]], pairs: Sequence[tuple[str, str]]
+) -> list[tuple[str, str, Difference]]:
+    """The two names, and the difference, of each pair on each set that both have.
+
+    Args:
+        rows, pairs: see `pairs_table`.
+    """
+    exps: dict[str, list[Path]] = {}
+    for name, asr_exp in rows:
+        exps.setdefault(name, []).append(asr_exp)
+    return [
+        (name, other, found)
+        for name, other in pairs
+        for found in _compare(exps[name], exps[other])
+    ]

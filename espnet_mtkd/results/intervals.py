@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from espnet_mtkd.errors import DataError
-from espnet_mtkd.results.report import grouped_rows
+from espnet_mtkd.results.report import Row, grouped_rows
 from espnet_mtkd.results.scores import (
     STREAMED,
     decoding_of,
@@ -112,6 +112,7 @@ def choose_units(speakers: Sequence[str] | None, num_utts: int) -> tuple[list, s
     return list(speakers), f"by speaker, {num} speakers{few}"
 
 
+Interval = tuple[float, float] | None
 Seeds = list[dict[str, Path]]  # of each seed: test set -> directory of its scores
 
 
@@ -181,29 +182,40 @@ def intervals_table(rows: list[tuple[str, Path]]) -> str:
     """
     lines = []
     for row in grouped_rows(rows):
-        groups = [row.seeds] if row.baseline is None else [row.seeds, row.baseline]
-        num_ref, errors, words = counts_by_unit(groups, row.dset)
-        num_err, *base_err = (x.mean(0) for x in errors)
-        cells = [_cell(lambda e, n: 100 * e / n, num_err, num_ref), ""]
-        if base_err:
-            cells[1] = _cell(lambda e, b: 100 * (1 - e / b), num_err, *base_err)
+        *found, words = row_intervals(row)
+        cells = ["" if x is None else f"{x[0]:.1f} to {x[1]:.1f}" for x in found]
         lines.append([row.student, row.what, row.dset, *cells, words])
     return table(["student", "row", "set", "WER / %:", "WERR / %:", "drawn"], lines)
+
+
+def row_intervals(row: Row) -> tuple[Interval, Interval, str]:
+    """95 % intervals of a row's WER and of its reduction, in percent, and what was
+    drawn.
+
+    An interval is None where there is none: no baseline, no errors (all draws are
+    alike), one unit, or draws in which the baseline has no errors.
+    """
+    groups = [row.seeds] if row.baseline is None else [row.seeds, row.baseline]
+    num_ref, errors, words = counts_by_unit(groups, row.dset)
+    num_err, *base_err = (x.mean(0) for x in errors)
+    rate = _interval(lambda e, n: 100 * e / n, num_err, num_ref)
+    reduced = None
+    if base_err:
+        reduced = _interval(lambda e, b: 100 * (1 - e / b), num_err, *base_err)
+    return rate, reduced, words
+
+
+def _interval(statistic, *samples) -> Interval:
+    if not samples[0].any():
+        return None
+    interval = bootstrap_interval(statistic, *samples)
+    return interval if interval and np.isfinite(interval).all() else None
 
 
 def _sum_by_unit(values: Sequence[float], units: Sequence) -> np.ndarray:
     """Sums (S,) over the utterances (U,) of each unit."""
     _, index = np.unique(units, return_inverse=True)
     return np.bincount(index, values)
-
-
-def _cell(statistic, *samples) -> str:
-    if not samples[0].any():
-        return ""  # of a row without errors all draws are alike
-    interval = bootstrap_interval(statistic, *samples)
-    if interval is None or not np.isfinite(interval).all():
-        return ""  # one unit; or draws in which the baseline has no errors
-    return f"{interval[0]:.1f} to {interval[1]:.1f}"
 
 
 def cost_table(rows: list[tuple[str, Path]]) -> str:
@@ -217,31 +229,36 @@ def cost_table(rows: list[tuple[str, Path]]) -> str:
     lines = []
     for name, asr_exp in rows:
         student, _, what = name.rpartition(": ")
-        offline, streamed = [], []
-        for folder in find_score_dirs(asr_exp).values():
-            if decoding_of(asr_exp, folder) == STREAMED:
-                streamed.append(folder / "stream.log")
-            else:
-                offline.append(folder / "logdir/calculate_rtf.log")
-        cells = [
-            _mean_of(
-                [asr_exp / "train.log"], r"Number of model parameters: ([\d.]+) M", 2
-            ),
-            _mean_of(offline, r"^RTF: ([\d.]+)", 3),
-            _mean_of(streamed, r"^RTF: ([\d.]+)", 3),
-        ]
+        found = zip(costs(asr_exp), (2, 3, 3), strict=True)
+        cells = ["" if x is None else f"{x:.{digits}f}" for x, digits in found]
         if any(cells):
             lines.append([student, what, *cells])
     columns = ["student", "row", "parameters / M:", "RTF, offline:", "RTF, streamed:"]
     return table(columns, lines)
 
 
-def _mean_of(logs: Sequence[Path], expression: str, digits: int) -> str:
-    """Mean of the last match in each log; empty where there is none."""
+def costs(asr_exp: Path) -> tuple[float | None, float | None, float | None]:
+    """Millions of parameters, RTF of offline and of streaming decoding, of one student;
+    None: not known."""
+    offline, streamed = [], []
+    for folder in find_score_dirs(asr_exp).values():
+        if decoding_of(asr_exp, folder) == STREAMED:
+            streamed.append(folder / "stream.log")
+        else:
+            offline.append(folder / "logdir/calculate_rtf.log")
+    return (
+        _mean_of([asr_exp / "train.log"], r"Number of model parameters: ([\d.]+) M"),
+        _mean_of(offline, r"^RTF: ([\d.]+)"),
+        _mean_of(streamed, r"^RTF: ([\d.]+)"),
+    )
+
+
+def _mean_of(logs: Sequence[Path], expression: str) -> float | None:
+    """Mean of the last match in each log; None where there is none."""
     found = [
         float(match)
         for path in logs
         if path.is_file()
         for match in re.findall(expression, path.read_text(errors="replace"), re.M)[-1:]
     ]
-    return f"{np.mean(found):.{digits}f}" if found else ""
+    return float(np.mean(found)) if found else None

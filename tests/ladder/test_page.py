@@ -12,7 +12,7 @@ from espnet_mtkd.ladder.schedule import Runner
 REPORT = """#!/usr/bin/env bash
 echo "$*" >> calls
 echo table > exp/RESULTS.md
-touch exp/curves.png
+touch exp/curves.png exp/report.html
 """
 
 
@@ -44,6 +44,7 @@ def calls() -> list[str]:
 
 def page(runner, order=(), note="") -> Page:
     values = dict(expdir="exp", python="./python", command="c", note=note)
+    values["report_mb"] = "10"
     return Page(runner, values, [("e: b", "e: a")], order)
 
 

@@ -23,6 +23,7 @@ VALUES = dict(
         pretrain_epochs="60", head_epochs="8", finetune_epochs="32", head_lr="0.003"
     ),
     **dict(finetune_lr="0.001", mtkd_args="", asr_args="", head_args="", note=""),
+    **dict(report_mb="10"),
     **dict(
         finetune_args="", scratch_args="", expdir="exp", python="python3", command=""
     ),

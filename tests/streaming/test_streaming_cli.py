@@ -64,9 +64,13 @@ def test_a_file_gives_partial_and_final_text_and_statistics(
     partials = re.findall(r"^ +[\d.]+ s  (.*) \| (.*)$", err, re.M)
     assert len(partials) > 3 and all(not rest for _, rest in partials)  # greedy
     assert re.search(r"first token latency \(1\): algorithmic median \d+ ms", err)
-    assert re.search(
-        r"word latency \(\d+\): algorithmic median \d+ ms, p90 \d+ ms", err
+    words = re.search(
+        r"word latency \((\d+)\): algorithmic median \d+ ms, p90 \d+ ms", err
     )
+    (bars,) = re.findall(
+        r"^word latency, algorithmic, words by 80 ms: (.*)$", err, re.M
+    )
+    assert sum(int(x.split(":")[1]) for x in bars.split()) == int(words[1])
     assert re.search(r"RTF: \d\.\d+ \([\d.]+ s / 3.10 s\)", err)
 
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The ladder of results: mtkd.sh once for every row, encoder and seed, then RESULTS.md.
+# The ladder of results: mtkd.sh once for every row, encoder and seed, then RESULTS.md and
+# report.html.
 # shellcheck disable=SC2034,SC2154  # common.sh reads and sets them
 template=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 # shellcheck source=common.sh
@@ -35,10 +36,11 @@ asr_args         |         | Arguments for asr_train in stage 2.
 head_args        |         | Arguments for its part with the encoder frozen.
 finetune_args    |         | Arguments for the part after that.
 scratch_args     |         | Arguments for a stage 2 from scratch.
-expdir           | exp     | Directory of the experiments and of RESULTS.md.
+expdir           | exp     | Directory of the experiments, of RESULTS.md and report.html.
 python           | python3 | Python to execute espnet commands.
 note             |         | A sentence below the table of results.
 command          |         | That the results were made by, to stand in RESULTS.md.
+report_mb        | 10      | Largest size of report.html in MB; audio fills what is left.
 EOF
 
 usage="[options] [options of mtkd.sh, for every row]"
@@ -55,10 +57,11 @@ Rows, each of them one student more for every encoder and seed:
     pseudo      + its pseudo-labels, by the teacher transducer, in stage 2
     text        or its transcripts by Whisper, in stage 2
 
-RESULTS.md in --expdir grows with each row; --stop_stage 0 makes it of what is there. Further
-rows, ablations say: --rows_config. With several --jobs, what rows have in common (data,
-targets, a stage 1 of the same options, the teacher transducer) is done once and first; the
-output of each is in <expdir>/log_ladder. A row that fails stops no other.
+RESULTS.md and report.html in --expdir grow with each row: a browser shows how far it is.
+--stop_stage 0 makes them of what is there. Further rows, ablations say: --rows_config. With
+several --jobs, what rows have in common (data, targets, a stage 1 of the same options, the
+teacher transducer) is done once and first; the output of each is in <expdir>/log_ladder. A row
+that fails stops no other.
 END
 )
 parse_options pass "$@"
