@@ -24,6 +24,7 @@ hypothesis.settings.load_profile("patient")
 # and trainings of ten seconds and more. Parts of a test's id.
 WHOLE = (
     *("tests/egs2/", "tests/test_examples.py", "tests/test_second_device.py"),
+    "tests/report/test_browser.py",
     *("tests/pretraining/test_distributed.py", "tests/student/test_s3prl_upstream.py"),
     *(f"tests/publish/test_{x}.py" for x in ("upload", "stages", "from_pretrained")),
     *("test_torchrun_makes_the_same_store", "test_ten_minutes_take_no_more_memory"),
