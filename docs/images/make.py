@@ -22,7 +22,7 @@ COLORS = 255  # of a picture: small files
 
 
 def main():
-    """Write report_<name>.png beside this file."""
+    """Write report_<name>.png, and the first chart as ladder.png, beside this file."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -37,11 +37,18 @@ def main():
                 viewport={"width": width, "height": height}, color_scheme=scheme
             )
             page.goto(page_path.as_uri())
-            picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-            out = Path(__file__).with_name(f"report_{name}.png")
-            picture.quantize(COLORS, dither=Image.Dither.NONE).save(out, optimize=True)
-            print(f"{out}: {out.stat().st_size / 1000:.0f} kB")
+            save(page.screenshot(), f"report_{name}.png")
+            if name == "desktop":
+                save(page.locator("figure").first.screenshot(), "ladder.png")
         browser.close()
+
+
+def save(png: bytes, name: str) -> None:
+    """A small file beside this one."""
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    out = Path(__file__).with_name(name)
+    picture.quantize(COLORS, dither=Image.Dither.NONE).save(out, optimize=True)
+    print(f"{out}: {out.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":
