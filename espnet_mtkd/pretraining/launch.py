@@ -6,6 +6,7 @@ one that knows neither its message nor its exit code.
 
 import contextlib
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from multiprocessing import connection
 from pathlib import Path
 
@@ -91,7 +93,22 @@ class SpawnedErrors:
             if multiprocessing.parent_process() is None or not folder:
                 raise
             keep_error(Path(folder), e)
-            sys.exit(e.exit_code)
+            if isinstance(e, PreemptedError):  # all of them are at this point
+                sys.exit(e.exit_code)
+            end_at_once(e.exit_code)
+        except Exception:
+            if multiprocessing.parent_process() is None:
+                raise
+            traceback.print_exc()
+            end_at_once(1)
+
+
+def end_at_once(code: int) -> None:
+    """End this process: what Python does at an end may wait for the other processes."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def check_one_gpu(args) -> None:
