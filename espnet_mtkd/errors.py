@@ -9,6 +9,7 @@ import errno
 import functools
 import logging
 import os
+import reprlib
 import sys
 from collections.abc import Collection, Sequence
 
@@ -64,6 +65,18 @@ def name_ten(items: Sequence[str]) -> str:
     return shown + (f", and {len(items) - 10} more" if len(items) > 10 else "")
 
 
+def shown(value) -> str:
+    """A value for a message, shortened: `repr` of one with references may not end."""
+    try:
+        return _SHOWN.repr(value)
+    except ValueError:  # of a number of more than 4300 digits
+        return f"a long {type(value).__name__}"
+
+
+_SHOWN = reprlib.Repr()
+_SHOWN.maxlevel, _SHOWN.maxstring = 3, 80
+
+
 def unknown_key(where: str, key, known: Collection[str]) -> str:
     """What to say of a key that a config may not have: the closest one, and all.
 
@@ -72,9 +85,10 @@ def unknown_key(where: str, key, known: Collection[str]) -> str:
         key: that was found.
         known: keys that it may have.
     """
-    hint = difflib.get_close_matches(str(key), known, n=1)
+    key = key if isinstance(key, str) else shown(key)
+    hint = difflib.get_close_matches(key, known, n=1)
     hint = f", did you mean '{hint[0]}'?" if hint else ""
-    return f"{where}: unknown key '{key}'{hint} (known: {', '.join(known)})"
+    return f"{where}: unknown key '{key[:80]}'{hint} (known: {', '.join(known)})"
 
 
 # What a file system says of a path; all but these are faults of a program.

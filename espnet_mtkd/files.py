@@ -7,7 +7,6 @@ import glob
 import hashlib
 import os
 import re
-import reprlib
 import secrets
 import shlex
 import shutil
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from espnet_mtkd.errors import ConfigError, DiskError, path_error
+from espnet_mtkd.errors import ConfigError, DiskError, path_error, shown
 
 MAX_NODES = 100_000  # of a YAML file, references counted as what they stand for
 PID = re.compile("[0-9]{1,9}")
@@ -221,18 +220,6 @@ class _BoundedLoader(yaml.SafeLoader):
         return node
 
     _count = 0
-
-
-def shown(value) -> str:
-    """A value for a message, shortened: `repr` of one with references may not end."""
-    try:
-        return _SHOWN.repr(value)
-    except ValueError:  # of a number of more than 4300 digits
-        return f"a long {type(value).__name__}"
-
-
-_SHOWN = reprlib.Repr()
-_SHOWN.maxlevel, _SHOWN.maxstring = 3, 80
 
 
 def read_yaml(path: Path) -> dict:

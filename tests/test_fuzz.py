@@ -3,23 +3,45 @@
 MTKD_FUZZ=5000 tries so many inputs of each kind (default: 200).
 """
 
+import dataclasses
 import hashlib
 import json
+import math
 import os
 import struct
 import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from espnet_mtkd.augment.masks import MaskOptions, parse_mask_options
+from espnet_mtkd.augment.noise_options import NoiseOptions, parse_noise_options
+from espnet_mtkd.data.check import check_data_dirs, check_distinct, check_ends
 from espnet_mtkd.data.kaldi import numbered_lines, read_lengths, read_wav_scp
 from espnet_mtkd.data.listed import read_samples
 from espnet_mtkd.errors import ConfigError, DataError, MTKDError, TargetStoreError
 from espnet_mtkd.files import parse_yaml, read_yaml
+from espnet_mtkd.objective.losses import EmbeddingLoss
+from espnet_mtkd.objective.options import (
+    BALANCES,
+    HEADS,
+    LAYERS,
+    STANDARDIZE,
+    ObjectiveOptions,
+    check_keys,
+    read_options,
+)
 from espnet_mtkd.teachers.base import MAX_NUMBER, TeacherConfig, parse_teachers
+from espnet_mtkd.transducer.kept_options import (
+    DECAYS,
+    KeptOptions,
+    parse_kept_options,
+    parse_kept_words,
+)
 
 fuzzed = settings(
     max_examples=int(os.environ.get("MTKD_FUZZ", 200)),
@@ -157,6 +179,170 @@ def test_configs(folder, content):
 def test_references_are_still_read():
     text = "a: &a {x: [1, 2]}\nb: {<<: *a, y: 3}\nc: [*a, *a]\n"
     assert parse_yaml(text, "x") == yaml.safe_load(text)
+
+
+# ------------------------------------------------------------- sections of configs
+
+
+def read_loss(conf):
+    check_keys("loss_conf", conf, ("l1", "mse", "cosine", "codes"))
+    return EmbeddingLoss(**conf)
+
+
+SECTIONS = {
+    "objective_conf": (read_options, dataclasses.asdict(ObjectiveOptions())),
+    "loss_conf": (read_loss, dict(l1=1.0, mse=0.0, cosine=1.0, codes=0.0)),
+    "mask_conf": (parse_mask_options, dataclasses.asdict(MaskOptions())),
+    "noise_conf": (parse_noise_options, dataclasses.asdict(NoiseOptions())),
+    "keep_teachers_conf": (parse_kept_options, dataclasses.asdict(KeptOptions())),
+}
+
+
+def near(conf: dict):
+    """Strategy: a section of which some values, or keys, are others."""
+    numbers = st.integers(-2, 12) | st.floats(-1, 2) | st.lists(st.integers(0, 9))
+    words = st.sampled_from([*STANDARDIZE, *HEADS, *LAYERS, *BALANCES, *DECAYS, "last"])
+    keys = st.sampled_from([*conf]) | SCALARS
+    changes = st.dictionaries(keys, numbers | words | VALUES, max_size=3)
+    return changes.map(lambda change: {**conf, **change})
+
+
+@fuzzed
+@given(
+    st.sampled_from(sorted(SECTIONS)).flatmap(
+        lambda name: st.tuples(st.just(name), near(SECTIONS[name][1]) | VALUES)
+    )
+)
+@example(("mask_conf", {"time_prob": 10**400}))
+@example(("noise_conf", {"snr": [0, 2**20000]}))
+@example(("objective_conf", {"clip": 10**400}))
+@example(("objective_conf", {"hidden": 2**20000}))
+@example(("objective_conf", {2**20000: 1}))
+@example(("objective_conf", {"blocks": [2**20000, 2**20000]}))
+@example(("loss_conf", {"l1": 10**400}))
+@example(("keep_teachers_conf", 5))
+@example(("keep_teachers_conf", {"decay": []}))
+@example(("keep_teachers_conf", {"weight": 2**20000}))
+def test_sections(found):
+    """What ESPnet's parser gives of a YAML file is any value that YAML has."""
+    name, conf = found
+    read, _ = SECTIONS[name]
+    try:
+        options = read(conf)
+    except MTKDError as e:
+        assert isinstance(e, ConfigError) and name in str(e) and len(str(e)) < 2000
+        return
+    values = options.weights if name == "loss_conf" else vars(options)
+    for key, value in values.items():
+        # Torch takes every number that is left.
+        if isinstance(value, (int, float)):
+            assert math.isfinite(torch.tensor(float(value))), key
+    if name == "objective_conf":
+        options.block_numbers(6 if isinstance(options.blocks, str) else 10**9)
+
+
+@fuzzed
+@given(
+    st.lists(
+        st.sampled_from(["weight=", "decay=linear", "until=", "x", "=", "weight"])
+        | st.text(max_size=12)
+        | st.builds("{}={}".format, st.sampled_from(["weight", "until"]), SCALARS),
+        max_size=4,
+    )
+)
+@example(["weight=" + "9" * 5000])
+@example(["weight=[[["])
+def test_words_of_the_command_line(words):
+    try:
+        options = parse_kept_words(words)
+    except MTKDError as e:
+        assert isinstance(e, ConfigError)
+    else:
+        assert 0 < options.weight < math.inf and 0 < options.until <= 1
+
+
+# ------------------------------------------------------------- data directories
+
+DATA_DIR = {
+    "wav.scp": "a1 x.flac\na2 y.wav\nb1 cat z.wav |\n",
+    "text": "a1 ONE TWO\na2 THREE\nb1\n",
+    "utt2spk": "a1 a\na2 a\nb1 b\n",
+    "segments": "a1 r1 0.0 1.5\na2 r1 1.5 2.0\nb1 r2 0 3\n",
+}
+RECORDINGS = "r1 x.flac\nr2 y.wav\n"
+LINES = st.text("ab12 \t\n.:|/x\r\0", max_size=30).map(str.encode)
+
+
+def data_dirs():
+    """Strategy: file -> content, None where it is not there."""
+    files = {
+        name: st.just(text.encode())
+        | mutated(text.encode())
+        | LINES
+        | st.binary(max_size=30)
+        | st.none()
+        for name, text in DATA_DIR.items()
+    }
+    files["segments"] |= st.none()
+    files["wav.scp"] |= st.just(RECORDINGS.encode())
+    return st.fixed_dictionaries(files)
+
+
+AS_IT_SHOULD = {k: v.encode() for k, v in DATA_DIR.items()} | {"segments": None}
+
+
+@fuzzed
+@given(data_dirs())
+@example(AS_IT_SHOULD)
+@example({**AS_IT_SHOULD, "wav.scp": RECORDINGS.encode(), "segments": b"a1\na2 r9\n"})
+@example({**AS_IT_SHOULD, "segments": DATA_DIR["segments"].encode()})
+@example({**AS_IT_SHOULD, "text": None, "utt2spk": None})
+@example({**AS_IT_SHOULD, "wav.scp": b"a1 |\na2 ||\nb1 = |\n"})
+def test_data_directories(folder, files):
+    """All files together: refused, or what Kaldi's own validation would let through."""
+    data_dir = folder / "data"
+    data_dir.mkdir(exist_ok=True)
+    for name, content in files.items():
+        (data_dir / name).unlink(missing_ok=True)
+        if content is not None:
+            (data_dir / name).write_bytes(content)
+    for check in (check_distinct, check_ends):
+        try:
+            check([data_dir] if check is check_distinct else data_dir)
+        except DataError as e:
+            assert str(data_dir) in str(e)
+    try:
+        check_data_dirs([data_dir])
+    except DataError as e:
+        assert str(data_dir) in str(e)
+        return
+    if files["text"] is None:
+        files = {**files, "utt2spk": None}  # which nobody reads then
+    lists = {k: plain(v) for k, v in files.items() if v is not None}
+    assert all(lists.values())  # none is empty
+    source = "segments" if "segments" in lists else "wav.scp"
+    if "text" not in lists:
+        return
+    assert list(lists["text"]) == list(lists["utt2spk"]) == list(lists[source])
+    keys = [utt.encode() for utt in lists["text"]]
+    assert keys == sorted(keys)
+    for name, values in lists.items():
+        if name != "text":
+            assert all(x.strip("| ") for x in values.values()), name
+    for recording, begin, end in map(str.split, lists.get("segments", {}).values()):
+        assert recording in lists["wav.scp"]
+        assert 0 <= float(begin) < float(end) < math.inf
+
+
+def test_a_data_directory_that_is_right_is_accepted(folder):
+    for segments, scp in ((None, DATA_DIR["wav.scp"]), ("segments", RECORDINGS)):
+        data_dir = folder / f"right_{segments}"
+        data_dir.mkdir()
+        names = ["text", "utt2spk", *([segments] if segments else [])]
+        for name in names:
+            (data_dir / name).write_text(DATA_DIR[name])
+        (data_dir / "wav.scp").write_text(scp)
+        check_data_dirs([data_dir])
 
 
 # ------------------------------------------------------------- teachers

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from espnet_mtkd.augment.sections import number, number_range, read_section
-from espnet_mtkd.errors import ConfigError
+from espnet_mtkd.errors import ConfigError, shown
 
 SECTION = "noise_conf"
 
@@ -62,7 +62,7 @@ class NoiseOptions:
             )
         if self.noise_dir is not None and not isinstance(self.noise_dir, str):
             raise ConfigError(
-                f"{SECTION}.noise_dir: expected a folder, found {self.noise_dir!r}"
+                f"{SECTION}.noise_dir: expected a folder, found {shown(self.noise_dir)}"
             )
         if (self.files > 0) != (self.noise_dir is not None):
             found = "noise_dir alone" if self.noise_dir else "files alone"

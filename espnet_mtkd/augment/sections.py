@@ -1,10 +1,9 @@
 """Sections of a config that are read into a dataclass, each value looked at."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 
-from espnet_mtkd.errors import ConfigError, unknown_key
+from espnet_mtkd.errors import ConfigError, shown, unknown_key
 
 
 def read_section(name: str, options: type, conf: Mapping | None):
@@ -21,7 +20,7 @@ def read_section(name: str, options: type, conf: Mapping | None):
             is no number, not within its limits, or a range whose ends are exchanged.
     """
     if conf is not None and not isinstance(conf, Mapping):
-        raise ConfigError(f"{name}: expected a mapping, found {conf!r}")
+        raise ConfigError(f"{name}: expected a mapping, found {shown(conf)}")
     fields = {field.name: field for field in dataclasses.fields(options)}
     values = dict(conf or {})
     for key, value in values.items():
@@ -49,20 +48,20 @@ def check_value(where: str, field: dataclasses.Field, value):
     kinds, kind = ((int,), "integer") if is_whole else ((int, float), "number")
 
     def is_meant(x) -> bool:
-        return type(x) in kinds and math.isfinite(x) and low <= x <= high
+        return type(x) in kinds and low <= x <= high  # (NaN is not)
 
     if not field.metadata["is_range"]:
         if not is_meant(value):
             raise ConfigError(
                 f"{where}: expected one {kind} from {low:g} to {high:g}, found "
-                f"{value!r}"
+                f"{shown(value)}"
             )
         return value
     is_pair = isinstance(value, (list, tuple)) and len(value) == 2
     if not (is_pair and all(map(is_meant, value)) and value[0] <= value[1]):
         raise ConfigError(
             f"{where}: expected [least, greatest], two {kind}s from {low:g} to "
-            f"{high:g}, found {value!r}"
+            f"{high:g}, found {shown(value)}"
         )
     return tuple(value)
 

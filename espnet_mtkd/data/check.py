@@ -13,6 +13,7 @@ from espnet_mtkd.errors import DataError
 
 # What libsndfile, by which ESPnet reads audio, does not know
 NEEDS_PIPE = {".m4a", ".mp4", ".aac", ".wma", ".webm", ".mkv", ".amr", ".3gp"}
+TIME = r"[0-9]{1,9}(\.[0-9]*)?|\.[0-9]+"  # seconds
 TOOLS = {
     "sph2pipe": "build it from github.com/burrmill/sph2pipe; plain NIST files need "
     "none: '<utterance> <file.sph>'",
@@ -139,6 +140,15 @@ def find_problems(data_dir: Path) -> list[str]:
             ]
         if name == "wav.scp":
             problems += find_audio_problems(path, lines)
+        elif name == "utt2spk":
+            problems += [
+                f"{path}:{number}: expected '<utterance> <speaker>', found "
+                f"'{utt} {speaker[:80]}'"
+                for number, utt, speaker in lines
+                if len(speaker.split()) != 1
+            ]
+        elif name == "segments":
+            problems += find_segment_problems(path, lines, set(ids["wav.scp"]))
     source = "segments" if "segments" in ids else "wav.scp"
     for name in ("text", "utt2spk"):
         if name not in ids:
@@ -151,6 +161,30 @@ def find_problems(data_dir: Path) -> list[str]:
                     f"in it: {', '.join(lacking[:3])}{', ...' * (len(lacking) > 3)}: "
                     f"add them, or take them away: utils/fix_data_dir.sh {data_dir}"
                 )
+    return problems
+
+
+def find_segment_problems(path: Path, lines: list[tuple], recordings: set[str]):
+    """Lines that name no part of a recording, as Kaldi's validation sees them."""
+    problems = []
+    for number, utt, rest in lines:
+        recording, *times = rest.split() or [""]
+        if len(times) != 2 or not all(re.fullmatch(TIME, x) for x in times):
+            problems.append(
+                f"{path}:{number}: expected '<utterance> <recording> <begin> <end>', "
+                f"times in seconds, found '{utt} {rest[:80]}'"
+            )
+        elif float(times[0]) >= float(times[1]):
+            problems.append(
+                f"{path}:{number}: utterance {utt} ends at {times[1][:20]} s, which is "
+                f"not behind its beginning, {times[0][:20]} s: take its line out: "
+                f"utils/fix_data_dir.sh {path.parent} takes it out of the other files"
+            )
+        elif recording not in recordings:
+            problems.append(
+                f"{path}:{number}: recording {recording} of utterance {utt} is not in "
+                f"{path.with_name('wav.scp')}: add it, or take the line out"
+            )
     return problems
 
 
@@ -171,6 +205,11 @@ def find_audio_problems(path: Path, lines: list[tuple]) -> list[str]:
     problems, missing_tools = [], set()
     for number, utt, audio in lines:
         if audio.endswith("|"):
+            if not re.sub(r"\b\w+=\S*|[|\s]", "", audio):
+                problems.append(
+                    f"{path}:{number}: expected '<utterance> <command> |', found "
+                    f"'{utt} {audio[:80]}'"
+                )
             for part in audio.strip("|").split("|"):
                 words = [w for w in part.split() if not re.match(r"\w+=", w)]
                 tool = words[0] if words else ""

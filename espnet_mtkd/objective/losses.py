@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from espnet_mtkd.errors import ConfigError
+from espnet_mtkd.errors import ConfigError, shown
 from espnet_mtkd.objective.options import is_number
 
 CODEBOOK_SIZE = 256  # entries: a code is one byte
@@ -48,7 +48,7 @@ class EmbeddingLoss(nn.Module):
         ) or not any(weights.values()):
             raise ConfigError(
                 "loss_conf: expected finite weights >= 0, those of l1, mse and cosine "
-                f"not all of them 0, found {dict(weights, codes=codes)}"
+                f"not all of them 0, found {shown(dict(weights, codes=codes))}"
             )
         self.weights, self.codes = weights, codes
 

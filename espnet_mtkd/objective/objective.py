@@ -148,6 +148,11 @@ class DistillationObjective(nn.Module):
             DataError: teacher and student frames do not belong together.
         """
         hs = [h] if isinstance(h, torch.Tensor) else list(h)
+        # What lies behind an utterance may be anything, NaN included, and would reach
+        # the heads' gradients through a product with 0.
+        index_T = torch.arange(hs[0].size(1), device=h_lengths.device)
+        is_padding_BT1 = (index_T >= h_lengths[:, None])[..., None]
+        hs = [h_BTD.masked_fill(is_padding_BT1, 0.0) for h_BTD in hs]
         if self.blocks is not None:
             hs = self.norms(hs)
         if num_frames is None:

@@ -3,13 +3,15 @@
 import dataclasses
 import difflib
 import math
+import sys
 from collections.abc import Iterable
 
-from espnet_mtkd.errors import ConfigError
+from espnet_mtkd.errors import ConfigError, shown
 
 STANDARDIZE = ("robust", "meanvar", "phi-s", "layernorm", "none")
 HEADS = ("linear", "mlp")
 BLOCKS = ("last", "ladder")  # or a list of numbers
+MAX_HIDDEN = 1 << 16  # units
 LAYERS = ("each", "mean", "mixed")
 BALANCES = ("fixed", "running", "uncertainty", "drop")
 
@@ -52,12 +54,13 @@ class ObjectiveOptions:
         if not is_number(self.clip) or not 0 <= self.clip < math.inf:
             raise ConfigError(
                 "objective_conf.clip: expected a finite number >= 0 (0: nothing is "
-                f"cut), found {self.clip!r}"
+                f"cut), found {shown(self.clip)}"
             )
-        if not is_integer(self.hidden) or self.hidden < 0:
+        if not is_integer(self.hidden) or not 0 <= self.hidden <= MAX_HIDDEN:
             raise ConfigError(
-                "objective_conf.hidden: expected an integer >= 0 (0: four times the "
-                f"encoder's dimension), found {self.hidden!r}"
+                f"objective_conf.hidden: expected an integer >= 0, up to {MAX_HIDDEN} "
+                "(0: four times the encoder's dimension), found "
+                f"{shown(self.hidden)}"
             )
         if not isinstance(self.blocks, (list, tuple)):
             where, other = "objective_conf.blocks", "or a list of numbers from 1"
@@ -71,7 +74,7 @@ class ObjectiveOptions:
         ):
             raise ConfigError(
                 "objective_conf.blocks: expected numbers from 1, each once, or one of "
-                f"{', '.join(BLOCKS)}, found {numbers}"
+                f"{', '.join(BLOCKS)}, found {shown(numbers)}"
             )
         object.__setattr__(self, "blocks", tuple(sorted(numbers)))
 
@@ -100,7 +103,8 @@ class ObjectiveOptions:
         if absent:
             raise ConfigError(
                 f"objective_conf.blocks: the student has the blocks 1 to {num_blocks}, "
-                f"found {absent}: correct the list, or raise encoder_conf.num_blocks"
+                f"found {shown(absent)}: correct the list, or raise "
+                "encoder_conf.num_blocks"
             )
         return self.blocks
 
@@ -131,7 +135,7 @@ def check_keys(where: str, conf, known: Iterable[str]) -> None:
         ConfigError: naming the closest key and all of them.
     """
     if not isinstance(conf, dict):
-        raise ConfigError(f"{where}: expected a mapping, found {conf!r}")
+        raise ConfigError(f"{where}: expected a mapping, found {shown(conf)}")
     for key in conf:
         check_name(f"{where}: key", key, known)
 
@@ -151,11 +155,12 @@ def check_name(where: str, found, known: Iterable[str], other: str = "") -> None
     known = list(known)
     if isinstance(found, str) and found in known:
         return
-    close = difflib.get_close_matches(str(found), known, n=1)
+    text = found if isinstance(found, str) else shown(found)
+    close = difflib.get_close_matches(text, known, n=1)
     hint = f": did you mean '{close[0]}'?" if close else ""
     raise ConfigError(
         f"{where}: expected one of {', '.join(known)}{' ' * bool(other)}{other}, found "
-        f"{found!r}{hint}"
+        f"{shown(found)}{hint}"
     )
 
 
@@ -165,5 +170,7 @@ def is_integer(x) -> bool:
 
 
 def is_number(x) -> bool:
-    """Whether it is a real number, which True and False are not."""
-    return isinstance(x, (int, float)) and not isinstance(x, bool)
+    """Whether it is a number that a float can hold, which True and False are not."""
+    if isinstance(x, int):
+        return not isinstance(x, bool) and abs(x) <= sys.float_info.max
+    return isinstance(x, float)

@@ -12,7 +12,7 @@ from espnet2.train.collate_fn import CommonCollateFn
 from espnet_mtkd.augment.masks import parse_mask_options
 from espnet_mtkd.data.kaldi import read_lines, read_wav_scp
 from espnet_mtkd.data.listed import read_samples
-from espnet_mtkd.errors import ConfigError
+from espnet_mtkd.errors import ConfigError, shown
 from espnet_mtkd.files import read_yaml
 from espnet_mtkd.objective.losses import CodebookLoss, EmbeddingLoss
 from espnet_mtkd.objective.options import check_keys, read_options
@@ -297,12 +297,12 @@ def take_student(args: argparse.Namespace, config: dict, where: Path) -> None:
         if not isinstance(name, str) or name not in choices.classes:
             raise ConfigError(
                 f"{where}: {choices.name}: expected one of {sorted(choices.classes)}, "
-                f"found {name!r}"
+                f"found {shown(name)}"
             )
         conf = config.get(f"{choices.name}_conf")
         if conf is not None and not isinstance(conf, dict):
             raise ConfigError(
-                f"{where}: {choices.name}_conf: expected a mapping, found {conf!r}"
+                f"{where}: {choices.name}_conf: expected a mapping, found {shown(conf)}"
             )
         setattr(args, choices.name, name)
         setattr(args, f"{choices.name}_conf", conf or {})

@@ -17,8 +17,8 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 
 from espnet_mtkd.data.audio import SAMPLE_RATE
-from espnet_mtkd.errors import TargetStoreError
-from espnet_mtkd.files import sha256_of, shown, write_atomically
+from espnet_mtkd.errors import TargetStoreError, shown
+from espnet_mtkd.files import sha256_of, write_atomically
 from espnet_mtkd.targets import quantizer
 from espnet_mtkd.targets.embeddings import embed, load_batches, progress
 from espnet_mtkd.targets.fingerprint import (

@@ -4,7 +4,7 @@ import hashlib
 from importlib import metadata
 from pathlib import Path
 
-from espnet_mtkd.files import shown
+from espnet_mtkd.errors import shown
 from espnet_mtkd.teachers.base import TeacherConfig, resolve_layers
 from espnet_mtkd.teachers.hub import files_of_checkpoint
 

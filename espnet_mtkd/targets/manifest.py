@@ -2,7 +2,7 @@
 
 import re
 
-from espnet_mtkd.files import shown
+from espnet_mtkd.errors import shown
 
 FORMAT = 1
 NUMBERS = {"layer": 0, "dim": 1, "frame_shift": 1, "num_channels": 1}  # and the least

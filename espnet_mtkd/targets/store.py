@@ -18,8 +18,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from espnet_mtkd.errors import TargetStoreError
-from espnet_mtkd.files import sha256_of, shown, write_atomically
+from espnet_mtkd.errors import TargetStoreError, shown
+from espnet_mtkd.files import sha256_of, write_atomically
 from espnet_mtkd.targets.manifest import FORMAT, find_fault, shard_name
 from espnet_mtkd.targets.signed import (
     AGAIN,

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from espnet_mtkd.errors import ConfigError, unknown_key
-from espnet_mtkd.files import parse_yaml, shown
+from espnet_mtkd.errors import ConfigError, shown, unknown_key
+from espnet_mtkd.files import parse_yaml
 from espnet_mtkd.teachers.checkpoints import check_checkpoint
 
 MAX_NUMBER = 1e9  # of a weight, and of samples

@@ -239,13 +239,13 @@ def load_encoder_state(ckpt: str) -> tuple[dict, dict]:
 
 def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HFValidationError, HTTPError
 
     try:
         folder = snapshot_download(
             name, allow_patterns=["config.json", "model.safetensors"]
         )
-    except (HfHubHTTPError, HFValidationError, OSError) as e:
+    except (HTTPError, HFValidationError, OSError) as e:
         raise ConfigError(
             f"Whisper checkpoint '{name}': no such file or directory, and the Hugging "
             f"Face hub did not give it ({type(e).__name__})"

@@ -74,16 +74,17 @@ class Saves:
     def _on_term(self, *_) -> None:
         self.is_told_to_end = True
 
-    def is_due(self, number: int) -> bool:
+    def is_due(self, number: int, is_last: bool) -> bool:
         """Whether the state after a step is to be saved; the same in all processes.
 
         Args:
             number: of the step's last batch.
+            is_last: whether it is the epoch's.
         """
         due = self.is_told_to_end or time.monotonic() - self._last > self.interval
         if self.world_size == 1:
             return due
-        if number % EVERY:
+        if number % EVERY and not is_last:
             return False
         flags = [None] * self.world_size
         torch.distributed.all_gather_object(flags, (due, self.is_told_to_end))

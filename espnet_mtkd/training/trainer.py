@@ -139,7 +139,7 @@ class SurvivingTrainer(Trainer):
 
         def save_if_due(number: int, total: int | None) -> None:
             is_step = number % options.accum_grad == 0 or number == total
-            if is_step and saves.is_due(number):
+            if is_step and saves.is_due(number, number == total):
                 saves.save_within(
                     number, model, optimizers, schedulers, scaler, reporter
                 )

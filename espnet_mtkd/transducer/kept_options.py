@@ -4,8 +4,9 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-from espnet_mtkd.errors import ConfigError, unknown_key
+from espnet_mtkd.errors import ConfigError, shown, unknown_key
 from espnet_mtkd.files import parse_yaml
+from espnet_mtkd.objective.options import is_number
 
 DECAYS = ("none", "linear", "cosine")
 OPTION = "keep_teachers_conf"
@@ -41,21 +42,21 @@ class KeptOptions:
         self._expect(
             "unlabelled", "a finite number from 0", lambda x: 0 <= x < math.inf
         )
-        if self.decay not in DECAYS:
+        if not isinstance(self.decay, str) or self.decay not in DECAYS:
             raise ConfigError(
                 f"{OPTION}.decay: expected {', '.join(DECAYS[:-1])} or {DECAYS[-1]}, "
-                f"found {self.decay!r}"
+                f"found {shown(self.decay)}"
             )
         if self.targets_dir is not None and not isinstance(self.targets_dir, str):
             raise ConfigError(
                 f"{OPTION}.targets_dir: expected a directory, found "
-                f"{self.targets_dir!r}"
+                f"{shown(self.targets_dir)}"
             )
 
     def _expect(self, name: str, text: str, is_meant) -> None:
         value = getattr(self, name)
-        if type(value) not in (int, float) or not is_meant(value):
-            raise ConfigError(f"{OPTION}.{name}: expected {text}, found {value!r}")
+        if not is_number(value) or not is_meant(value):
+            raise ConfigError(f"{OPTION}.{name}: expected {text}, found {shown(value)}")
 
     def weight_at(self, progress: float) -> float:
         """The weight when a share of the training's epochs, 0 to 1, has passed."""
@@ -77,6 +78,8 @@ def parse_kept_options(conf: Mapping) -> KeptOptions:
             nothing.
     """
     known = [field.name for field in dataclasses.fields(KeptOptions)]
+    if not isinstance(conf, Mapping):
+        raise ConfigError(f"{OPTION}: expected a mapping, found {shown(conf)}")
     for key in conf:
         if key not in known:
             raise ConfigError(unknown_key(OPTION, key, known))

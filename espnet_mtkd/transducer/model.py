@@ -11,7 +11,8 @@ import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr_transducer.utils import get_transducer_task_io
 
-from espnet_mtkd.errors import ConfigError
+from espnet_mtkd.errors import ConfigError, shown
+from espnet_mtkd.objective.options import is_number
 from espnet_mtkd.student.blocks import BlockOutputs
 from espnet_mtkd.student.frames import measure_frame_shift
 from espnet_mtkd.transducer.kd import VARIANTS, path_kd_loss, place_nodes
@@ -46,22 +47,22 @@ class PathKDConfig:
 
     def __post_init__(self):
         """Refuse values that mean nothing."""
-        if self.variant not in VARIANTS:
+        if not isinstance(self.variant, str) or self.variant not in VARIANTS:
             raise ConfigError(
                 f"path_kd_conf.variant: expected one of {VARIANTS}, found "
-                f"{self.variant!r}"
+                f"{shown(self.variant)}"
             )
         for name in ("weight", "temperature"):
             value = getattr(self, name)
-            if type(value) not in (int, float) or not 0 < value < math.inf:
+            if not is_number(value) or not 0 < value < math.inf:
                 raise ConfigError(
-                    f"path_kd_conf.{name}: expected above 0, found {value!r}; it is a "
-                    "finite number, without quotes"
+                    f"path_kd_conf.{name}: expected above 0, found {shown(value)}; it "
+                    "is a finite number, without quotes"
                 )
         if type(self.time_shift) is not int or self.time_shift < 0:
             raise ConfigError(
                 "path_kd_conf.time_shift: expected a whole number of frames from 0, "
-                f"found {self.time_shift!r}"
+                f"found {shown(self.time_shift)}"
             )
 
 

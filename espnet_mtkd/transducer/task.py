@@ -110,8 +110,8 @@ class MTKDASRTask(SpawnedErrors, AutomaticSteps, espnet_asr.ASRTask):
             raise ConfigError(f"model: expected {STOCK_MODEL}, found {args.model}")
         try:
             kd = PathKDConfig(**args.path_kd_conf)
-        except TypeError as e:
-            raise ConfigError(f"path_kd_conf: {e}") from e
+        except TypeError as e:  # another key, or no mapping
+            raise ConfigError(f"path_kd_conf: {str(e)[:300]}") from e
         if args.path_kd_conf and args.path_targets_dir is None:
             raise ConfigError(
                 "path_kd_conf: nothing is distilled without path_targets_dir (mtkd.sh: "

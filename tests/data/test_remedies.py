@@ -336,3 +336,19 @@ def test_pieces_of_long_recordings(recipe, capsys):
     assert "none of 2 recordings" in message
     mtkd_format_audio.main([*words, "0.2", "--cut", "true"])
     mtkd_format_audio.main([*words, "4", "--cut", "false"])
+
+
+@pytest.mark.remedy("is not behind its beginning", "is not in {}: add it, or take")
+def test_segments_that_are_no_part_of_a_recording(recipe, capsys):
+    utts = list(read_wav_scp(Path("data/train/wav.scp")))
+    change("wav.scp", lambda x: [x[0].replace(utts[0], "r1", 1)])
+    lines = [f"{utt} r1 {i / 4} {i / 4 + 0.2}\n" for i, utt in enumerate(utts)]
+    lines[1] = f"{utts[1]} r1 0.4 0.2\n"
+    lines[2] = f"{utts[2]} r2 0.5 0.7\n"
+    Path("data/train/segments").write_text("".join(lines))
+    message = refused(capsys, *PREFLIGHT)
+    assert f"segments:2: utterance {utts[1]} ends at 0.2 s" in message
+    assert f"segments:3: recording r2 of utterance {utts[2]} is not in" in message
+    shell(f"sed -i '/^{utts[1]}/d;/^{utts[2]}/d' data/train/segments")
+    shell("utils/fix_data_dir.sh data/train")
+    PREFLIGHT[0](list(PREFLIGHT[1:]))

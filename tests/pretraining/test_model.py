@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from espnet_mtkd.augment.masks import MaskOptions
 from espnet_mtkd.errors import DataError
 from espnet_mtkd.objective.losses import EmbeddingLoss
 from espnet_mtkd.objective.options import BALANCES, ObjectiveOptions
@@ -46,13 +47,14 @@ def model(request, teachers):
     )
 
 
-def build(encoder, teachers, **options):
+def build(encoder, teachers, masks=None, **options):
     """A student whose targets' statistics are set."""
     model = ESPnetMTKDModel(
         *student(encoder),
         teachers,
         EmbeddingLoss(),
         options=ObjectiveOptions(**options),
+        masks=masks,
     )
     model.observe_targets(*batch(1.6, 2.0))
     model.objective.fit()
@@ -214,6 +216,56 @@ def test_masking_is_heard_by_the_student_alone(model, teachers):
     assert not torch.equal(*masked)
     model(speech, lengths)
     assert torch.equal(asked[0]["whisper_l3"][0], clean)
+
+
+def put_behind(value, output):
+    """ESPnet's (h, lengths, ...) with another value behind each utterance."""
+    h_BTD, lengths, *rest = output
+    index_T = torch.arange(h_BTD.size(1))
+    is_padding_BT1 = (index_T >= lengths[:, None])[..., None]
+    return h_BTD.masked_fill(is_padding_BT1, value), lengths, *rest
+
+
+@pytest.mark.parametrize("rubbish", [float("nan"), float("inf"), 1e6])
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_padding_teaches_nothing_with_masks(encoder, teachers, rubbish):
+    """Whatever encoder and teachers leave behind the shorter utterances."""
+    options = dict(blocks="ladder", layers="mixed", balance="running")
+    masks = MaskOptions(time_prob=0.5, time_length=4, channel_prob=0.2)
+    model = build(encoder, teachers, masks=masks, **options).train()
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    speech, lengths = batch(1.1, 2.0, 1.5)
+    targets = teachers(speech, lengths)
+
+    def run(value):
+        def answer(*args):
+            return {
+                name: put_behind(value, (target, num_frames))
+                for name, (target, num_frames) in targets.items()
+            }
+
+        answer.targets = teachers.targets
+        model.teachers = answer
+        model.load_state_dict(state)
+        model.zero_grad(set_to_none=True)
+        hook = model.encoder.register_forward_hook(
+            lambda module, args, output: put_behind(value, output)
+        )
+        torch.manual_seed(1)
+        loss, stats, _ = model(speech, lengths)
+        loss.backward()
+        hook.remove()
+        return loss.detach(), {n: p.grad for n, p in model.named_parameters()}
+
+    (expected, gradients), (found, others) = run(0.0), run(rubbish)
+    assert torch.equal(found, expected) and expected.isfinite()
+    assert gradients["mask.embedding"].any()
+    for name, gradient in gradients.items():
+        if gradient is None:  # of the frontend, whose filters are fixed
+            assert others[name] is None and name.startswith("frontend.")
+            continue
+        assert torch.equal(others[name], gradient), name
+        assert gradient.isfinite().all(), name
 
 
 def test_a_teacher_that_heard_other_audio_is_refused(model, teachers):

