@@ -27,6 +27,9 @@ def write(asr_exp: Path, num_err, dset="test") -> Path:
         path = asr_exp / f"decode_asr/{dset}/score_{unit}/result.txt"
         path.parent.mkdir(parents=True)
         path.write_text("\n".join(lines) + "\n")
+        for side in ("ref", "hyp"):
+            text = "".join(f"{'x ' * WORDS}\t({name})\n" for name in ids)
+            path.with_name(f"{side}.trn").write_text(text)
     return asr_exp
 
 

@@ -4,7 +4,6 @@ import re
 import shutil
 
 import pytest
-import sclite_scores
 from sclite_scores import HYPOTHESES, REFERENCE, needs_sclite, score
 
 from espnet_mtkd.errors import DataError
@@ -52,12 +51,10 @@ def test_other_decodings_are_removed(tmp_path):
 @pytest.mark.remedy(
     "reference words, as in", "score both against one reference (stage 13)"
 )
-def test_both_rows_are_scored_anew(tmp_path, monkeypatch):
+def test_both_rows_are_scored_anew(tmp_path):
     other = ["PLEASE PRESS ONE NOW" if x.startswith("PLEASE") else x for x in REFERENCE]
     score(tmp_path / "s0", HYPOTHESES["taught"])
-    with monkeypatch.context() as patch:
-        patch.setattr(sclite_scores, "REFERENCE", other)
-        score(tmp_path / "s1", HYPOTHESES["taught"])
+    score(tmp_path / "s1", HYPOTHESES["taught"], references=other)
     rows = [("e: a", tmp_path / "s0"), ("e: b", tmp_path / "s1")]
     with pytest.raises(DataError, match="score both against one reference"):
         intervals.intervals_table(rows)
