@@ -149,18 +149,22 @@ class ESPnetMTKDModel(AbsESPnetModel):
         """
         numbers = self.objective.blocks
         if numbers is None:
-            return *self.encode(speech, speech_lengths), None
+            return *self._encode(speech, speech_lengths), None
         with BlockOutputs(self.encoder, numbers) as blocks:
-            h_BTD, lengths = self.encode(speech, speech_lengths)
+            h_BTD, lengths = self._encode(speech, speech_lengths)
         has_last = numbers[-1] == len(self.encoder.encoders)
         return blocks.with_output(h_BTD), lengths, None if has_last else h_BTD
 
     def encode(self, speech, speech_lengths):
-        """Waveforms (B, N), (B,), N the longest -> encoder output (B, T, D), (B,).
+        """Waveforms (B, N), (B,) -> encoder output (B, T, D), (B,).
 
         SpecAugment and span masks fall on what the student hears alone, and only in
         training mode.
         """
+        return self._encode(speech[:, : speech_lengths.max()], speech_lengths)
+
+    def _encode(self, speech, speech_lengths):
+        """`encode` of a batch that is as long as its longest waveform."""
         with torch.autocast(speech.device.type, enabled=False):
             feats, lengths = self.frontend(speech, speech_lengths)
             if self.specaug is not None and self.training:
