@@ -223,7 +223,7 @@ def test_own_recordings_become_sets(tmp_path, speakers):
     if speakers >= 10:
         sets = list(speakers_of.values())
         assert all(not a & b for a in sets for b in sets if a is not b)
-    (line,) = (recipe / "data/unlabelled/wav.scp").read_text().splitlines()
+    (line,) = (recipe / "data/untranscribed/wav.scp").read_text().splitlines()
     assert line.split()[1] == f"{audio}/day0/nobody_wrote_this.flac"
 
 

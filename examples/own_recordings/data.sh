@@ -3,7 +3,7 @@
 # The table's lines have file, speaker and text, with tabs between; audio is what ffmpeg reads
 # (of wav, FLAC, mp3 and Ogg it is not needed). A tenth of the speakers (of the lines, where they
 # are fewer than ten) is for validation, another for test. Recordings without a line become the
-# set `unlabelled`.
+# set `untranscribed`.
 # shellcheck disable=SC1091
 
 set -euo pipefail
@@ -16,8 +16,8 @@ table=
 audio=$(cd "${audio}" && pwd)
 [[ ${audio} != *[[:space:]]* ]] || { echo "error: --audio: a folder without spaces, found '${audio}'" >&2; exit 2; }
 
-rm -rf data/train data/valid data/test data/unlabelled
-mkdir -p data/train data/valid data/test data/unlabelled
+rm -rf data/train data/valid data/test data/untranscribed
+mkdir -p data/train data/valid data/test data/untranscribed
 find "${audio}" -type f | grep -iE '\.(wav|flac|mp3|ogg|opus)$' | LC_ALL=C sort > data/files
 awk -F '\t' -v audio="${audio}" '
     FNR == 1 { part++ }
@@ -56,12 +56,12 @@ awk -F '\t' -v audio="${audio}" '
         for (file in there) {
             id = substr(file, length(audio) + 2)
             gsub(/[^A-Za-z0-9_.-]/, "_", id)
-            print id, file > "data/unlabelled/wav.scp"
-            print id, id > "data/unlabelled/utt2spk"
+            print id, file > "data/untranscribed/wav.scp"
+            print id, id > "data/untranscribed/utt2spk"
         }
     }' data/files "${table}"
 for dir in data/train data/valid data/test; do
     utils/fix_data_dir.sh "${dir}"
     utils/validate_data_dir.sh --no-feats "${dir}"
 done
-[ ! -s data/unlabelled/wav.scp ] || utils/fix_data_dir.sh data/unlabelled
+[ ! -s data/untranscribed/wav.scp ] || utils/fix_data_dir.sh data/untranscribed

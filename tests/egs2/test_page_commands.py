@@ -84,7 +84,7 @@ def site(tmp_path_factory, checkpoints, warm_python, whisper):
     (recipe / "downloads").mkdir(exist_ok=True)
     (recipe / "downloads/whisper_base_decoder").symlink_to(whisper[0])
     (recipe / "local/data.sh").write_text("# The data directories are there.\n")
-    sets = dict(train=8, valid=2, dev=2, test=2, a=3, b=2)
+    sets = dict(train=8, valid=2, dev=2, test=2, a=3, b=2, untranscribed=2)
     for seed, (name, num_utts) in enumerate(sets.items()):
         data = builders.build_data_dir(recipe / "data" / name, num_utts, seed)
         utts = [line.split()[0] for line in open(data / "wav.scp")]
