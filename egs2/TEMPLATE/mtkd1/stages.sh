@@ -415,13 +415,14 @@ with_progress() {  # <log file> <command ...>
     MTKD_NUM_THREADS=${num_threads} watched tell_epoch "$@"
 }
 
-# The last line of a log, a progress bar's.
+# The last line of a log, a progress bar's (not what ESPnet says of a package that it can do
+# without).
 with_last_line() {  # <log file> <command ...>
     local logfile=$1
     shift
     # shellcheck disable=SC2317,SC2329  # watched calls it
     tell_last_line() {
-        ! is_new "${logfile}" "$1" || tail -n 1 "${logfile}" | tr '\r' '\n'
+        ! is_new "${logfile}" "$1" || tail -n 1 "${logfile}" | tr '\r' '\n' | grep -v 'Flash Attention'
     }
     watched tell_last_line "$@"
 }
