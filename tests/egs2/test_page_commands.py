@@ -125,10 +125,16 @@ def test_shell_commands_run(site):
     assert not failed
     trained = {path.parent.name for path in site.dir.glob("exp/asr_*/RESULTS.md")}
     assert {
-        *("asr_x", "asr_teacher", "asr_conformer_scratch_char"),
+        *(
+            "asr_x",
+            "asr_teacher",
+            "asr_conformer_scratch_char",
+            "asr_text",
+            "asr_first",
+        ),
         "asr_conformer_teachers_bpe20",
         "asr_conformer_teachers_cached_formfp16_char",
-        "asr_conformer_teachers_unlabelled_a_kd_pseudo_char",
+        "asr_conformer_teachers_unlabelled_a_b_kd_pseudo_min_confidence0.8_char",
     } < trained
     assert (site.dir / "exp/RESULTS.md").is_file()
     config = "exp/asr_conformer_teachers_char/config.yaml"
