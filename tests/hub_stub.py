@@ -188,7 +188,10 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def resolve(self, body, repo, path):
-        data = self.hub.files(repo)[path]
+        data = self.hub.files(repo).get(path)
+        if data is None:
+            missing = {"X-Error-Code": "EntryNotFound"}
+            return self.answer(404, {"error": "Entry not found"}, missing)
         headers = {
             "X-Repo-Commit": self.hub.sha(repo),
             "ETag": f'"{hashlib.sha1(data).hexdigest()}"',

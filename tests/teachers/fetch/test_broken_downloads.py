@@ -96,7 +96,9 @@ def test_the_other_files_of_the_hub(hub, tmp_path):
     with pytest.raises(HubError, match="run it again when the network is back"):
         load_student("someone/student")
     hub.cuts = []
-    with pytest.raises(ConfigError, match="frontend"):  # the file, which is another's
+    with pytest.raises(
+        ConfigError, match="found neither"
+    ):  # its model, which is not there
         load_student("someone/student")
     assert hub.ranges[-1] == f"bytes={HALF}-"
 
