@@ -150,7 +150,7 @@ def hub_fetcher(repository: str, folder: str, revision: str | None) -> Fetch:
         except (OSError, errors.HTTPError) as e:  # the latter of a broken connection
             raise HubError(
                 f"{repository}: {name}: {type(e).__name__}: {e}: run it again when the "
-                "network is back; what has come is kept"
+                "network is back; whole files are kept"
             ) from e
 
     return fetch
