@@ -185,30 +185,27 @@ def decoded_labels(args, filters) -> dict:
     from espnet_mtkd.transducer.extract_paths import TeacherTransducer
     from espnet_mtkd.transducer.pseudo import read_pseudo_labels
 
-    labels = {}
     asr_exp = args.asr_exp or args.decode_dir.parent
-    if args.asr_exp is None and not (asr_exp / "config.yaml").is_file():
+    config, teacher = asr_exp / "config.yaml", None
+    if args.asr_exp is None and not config.is_file():
         logging.warning(
             "no teacher in %s: its confidence is ESPnet's score a token, in which "
             "pauses count against a transcript (--asr_exp: that of the tokens alone)",
             asr_exp,
         )
-        for data_dir in args.unlabelled:
-            decoded = args.decode_dir / data_dir.name
-            shape_dir = args.shape_dir or args.decode_dir
-            scores = espnet_scores(data_dir, decoded, shape_dir, args.nj)
-            labels[data_dir] = read_pseudo_labels(decoded, filters, scores)
-        return labels
-    alone = argparse.Namespace(ngpu=args.ngpu, rank=0, world_size=1)
-    teacher = TeacherTransducer(
-        asr_exp / "config.yaml", asr_exp / args.model_file, this_process(alone).device
-    )
+    else:
+        alone = argparse.Namespace(ngpu=args.ngpu, rank=0, world_size=1)
+        device = this_process(alone).device
+        teacher = TeacherTransducer(config, asr_exp / args.model_file, device)
+    shape_dir = args.shape_dir or args.decode_dir
+    labels = {}
     for data_dir in args.unlabelled:
-        decoded = args.decode_dir / data_dir.name
-        score_hypotheses(
-            teacher, data_dir, decoded, args.shape_dir or args.decode_dir, args.nj
-        )
-        labels[data_dir] = read_pseudo_labels(decoded, filters)
+        decoded, scores = args.decode_dir / data_dir.name, None
+        if teacher is None:
+            scores = espnet_scores(data_dir, decoded, shape_dir, args.nj)
+        else:
+            score_hypotheses(teacher, data_dir, decoded, shape_dir, args.nj)
+        labels[data_dir] = read_pseudo_labels(decoded, filters, scores)
     return labels
 
 
