@@ -58,7 +58,7 @@ class ESPnetMTKDModel(AbsESPnetModel):
         frames: `FrameGrid`, where the encoder's frames lie in the audio.
 
     Raises:
-        ConfigError: see `FrameGrid.of` and `DistillationObjective`.
+        ConfigError: see `FrameGrid` and `DistillationObjective`.
     """
 
     def __init__(
@@ -84,6 +84,7 @@ class ESPnetMTKDModel(AbsESPnetModel):
         self.teachers = teachers
         self.extract_feats_in_collect_stats = extract_feats_in_collect_stats
         self.frames = FrameGrid.of(frontend, encoder)
+        self.frames.check(frontend, encoder)
         self.objective = objective_on(
             encoder,
             self.frames,

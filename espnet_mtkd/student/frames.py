@@ -1,6 +1,7 @@
 """When an encoder's frames are: their shift, their middle, how far behind the audio."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -103,6 +104,21 @@ class FrameGrid:
             num = (num - kernel) // stride + 1
         return num.clamp(min=0)
 
+    def check(self, frontend: nn.Module, encoder: nn.Module) -> None:
+        """Refuse an encoder that gives other frames than `num_frames` says.
+
+        Raises:
+            ConfigError: it makes fewer of them behind its input layer, say.
+        """
+        found = count_frames((frontend, encoder), SHORTEST)
+        expected = int(self.num_frames(torch.tensor(SHORTEST)))
+        if found != expected:
+            raise ConfigError(
+                f"encoder: expected {expected} frames of {SHORTEST} samples, by its "
+                f"front end and input layer, found {found}: its frames cannot be "
+                "placed in time"
+            )
+
     def num_valid_frames(self, num_samples):
         """Frames whose features saw only real audio, whatever the padding.
 
@@ -172,6 +188,26 @@ def _ms(samples: float) -> str:
 
 
 @torch.no_grad()
+def count_frames(modules: Sequence[nn.Module], num_samples: int, device="cpu") -> int:
+    """Frames that a chain of modules of ESPnet gives for an utterance by itself.
+
+    Args:
+        modules: called one after another, each with (values, lengths), in eval mode.
+        num_samples: of the utterance.
+        device: where they are.
+    """
+    were_training = [m.training for m in modules]
+    for module in modules:
+        module.eval()
+    x = torch.linspace(-1, 1, num_samples, device=device)[None].sin()
+    lengths = torch.tensor([num_samples], device=device)
+    for module in modules:
+        x, lengths, *_ = module(x, lengths)
+    for module, was_training in zip(modules, were_training, strict=True):
+        module.train(was_training)
+    return int(lengths[0])
+
+
 def measure_frames(*modules, device="cpu") -> tuple[int, int]:
     """When a chain of modules of ESPnet gives one more frame, exactly.
 
@@ -189,16 +225,9 @@ def measure_frames(*modules, device="cpu") -> tuple[int, int]:
     Raises:
         ConfigError: the shift is no whole number of samples.
     """
-    were_training = [m.training for m in modules]
-    for module in modules:
-        module.eval()
 
     def count(num_samples: int) -> int:
-        x = torch.linspace(-1, 1, num_samples, device=device)[None].sin()
-        lengths = torch.tensor([num_samples], device=device)
-        for module in modules:
-            x, lengths, *_ = module(x, lengths)
-        return int(lengths[0])
+        return count_frames(modules, num_samples, device)
 
     def least(num_frames: int, too_few: int) -> int:
         step = 640
@@ -216,8 +245,6 @@ def measure_frames(*modules, device="cpu") -> tuple[int, int]:
     first = count(SHORTEST) + 1
     begin = least(first, SHORTEST)
     shift, rest = divmod(least(first + PERIODS, begin) - begin, PERIODS)
-    for module, was_training in zip(modules, were_training, strict=True):
-        module.train(was_training)
     if rest:
         raise ConfigError(
             "the encoder's frames do not follow one another at a whole number of "
