@@ -50,7 +50,7 @@ def test_an_error_has_its_name_in_the_module_and_crosses_processes(kind):
     assert copy.exit_code == kind.exit_code
 
 
-@pytest.mark.parametrize("kind", errors.MTKDError.__subclasses__())
+@pytest.mark.parametrize("kind", errors.ERRORS)
 def test_main_prints_one_message_and_ends_with_the_code(kind, capsys):
     @errors.report_errors
     def main(what):

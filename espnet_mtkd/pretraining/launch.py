@@ -38,7 +38,7 @@ ALONE, TOLD = 5.0, 15.0
 class ProcessDied(MTKDError):
     """A process of several ended without an error of ours; the exit code is its own."""
 
-    def __init__(self, message: str, exit_code: int):
+    def __init__(self, message: str, exit_code: int = MTKDError.exit_code):
         super().__init__(message)
         self.exit_code = exit_code
 

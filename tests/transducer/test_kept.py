@@ -788,8 +788,8 @@ def test_missing_targets_are_told_before_the_first_step(
     stores = shutil.copytree(targets, tmp_path / "targets")
     shutil.rmtree(stores / "hubert" / where)
     steps = []
-    monkeypatch.setattr(torch.optim.Adam, "step", lambda *a, **k: steps.append(1))
     options = keep(stage1("conformer"), f"targets_dir={stores}", "unlabelled=1")
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda *a, **k: steps.append(1))
     with pytest.raises(SystemExit) as end:
         train(data, tmp_path / "exp", *options)
     error = capsys.readouterr().err
