@@ -90,8 +90,15 @@ class JoinedIter:
         return len(self.mixed.labelled)
 
     def __iter__(self) -> Iterator:
+        return self.skip(0)
+
+    def skip(self, num_batches: int) -> Iterator:
+        """Iterate over what comes behind the first batches, which are not read."""
+        if num_batches >= len(self):
+            return
+        labelled = [i for i, x in enumerate(self.mixed.sources()) if x < 0]
         waiting = None
-        for utt_ids, batch in self.mixed:
+        for utt_ids, batch in self.mixed.skip(labelled[num_batches]):
             if not bool(batch.pop("is_unlabelled")):
                 if waiting is not None:
                     yield waiting
