@@ -2,8 +2,9 @@
 
 An additive quantiser (Babenko and Lempitsky, CVPR 2014): x ~ sum_m C[m, code_m] with
 256 entries a codebook, so M bytes a frame. Training and encoding are faiss's residual
-quantiser with beam search, which keeps several partial sums where plain residual
-quantisation would commit itself to one; docs/targets.md says what it was compared with.
+quantiser, encoding with beam search, which keeps several partial sums where plain
+residual quantisation would commit itself to one; docs/targets.md says what it was
+compared with.
 It works on standardised dimensions, as the student's loss does. Decoding is a sum of
 table rows, done by torch on whatever device trains; it needs no faiss.
 """
@@ -22,7 +23,9 @@ from espnet_mtkd.objective.losses import CODEBOOK_SIZE
 from espnet_mtkd.objective.normalize import MIN_STD
 
 MIN_CODEBOOKS, MAX_CODEBOOKS = 4, 32
-BEAM = 4  # partial sums kept
+BEAM = 4  # partial sums kept, of an embedding that is encoded
+TRAINING_BEAM = 1  # a wider one costs five times as much, for 1 % of the error
+ITERATIONS = 10  # of k-means, for each codebook
 HELD_OUT = 0.1  # of the sample, to measure on
 MIN_FRAMES = 512  # of a sample
 
@@ -120,6 +123,7 @@ def train_codebooks(
     held, x = x_NE[order[:num_held]].float(), x_NE[order[num_held:]].float()
     mean, std = x.mean(0), x.std(0).clamp(min=MIN_STD)
     quantizer = _new_faiss(x.size(1), num_codebooks)
+    quantizer.max_beam_size, quantizer.cp.niter = TRAINING_BEAM, ITERATIONS
     quantizer.train(((x - mean) / std).numpy())
     entries = _import_faiss().vector_to_array(quantizer.codebooks)
     entries = torch.from_numpy(entries).view(num_codebooks, CODEBOOK_SIZE, -1)

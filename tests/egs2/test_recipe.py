@@ -1,5 +1,6 @@
 """The recipe's smoke run: all stages on the real corpus and teachers, then again."""
 
+import functools
 import os
 import re
 import subprocess
@@ -83,16 +84,17 @@ def state_of(recipe: Path) -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, warm_python):
     """Recipe directory and the outputs of three runs: killed, whole, once more."""
+    warm = ("--python", str(warm_python))
     folder = tmp_path_factory.mktemp("smoke")
     (folder / "tree").mkdir()
     recipe = builders.mirror_recipe(folder / "tree", "asterisk")
     kill_in_training(recipe, folder / "killed.log")
     done = [number for number, _ in stages((folder / "killed.log").read_text())]
-    whole = run(recipe, folder / "whole.log")
+    whole = run(recipe, folder / "whole.log", *warm)
     before = state_of(recipe)
-    again = run(recipe, folder / "again.log")
+    again = run(recipe, folder / "again.log", *warm)
     changed = {k for k, v in state_of(recipe).items() if before.get(k) != v}
     return recipe, done, whole, before, changed, again
 
@@ -193,14 +195,19 @@ def test_both_trainings_wrote_what_the_next_stages_read(finished):
     assert "requires_grad = False" not in rest
 
 
-def mtkd(recipe: Path, *options) -> str:
-    """Output of mtkd.sh on the data of the smoke run; it has to end well."""
+@pytest.fixture(scope="module")
+def mtkd(finished, warm_python):
+    """Function: options -> output of mtkd.sh on the smoke run's data, ended well."""
+    return functools.partial(run_mtkd, finished[0], warm_python)
+
+
+def run_mtkd(recipe: Path, python: Path, *options) -> str:
     command = [
         *("./mtkd.sh", "--train_set", "train", "--valid_set", "valid"),
         *("--test_sets", "test", "--lang", "en", "--token_type", "char"),
         *("--max_wav_duration", "30", "--ngpu", "0", "--nj", "2"),
         *("--inference_nj", "2", "--inference_args", "--beam_size 1"),
-        *("--expdir", "exp_smoke", *options),
+        *("--expdir", "exp_smoke", "--python", str(python), *options),
     ]
     env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
     result = subprocess.run(
@@ -220,7 +227,7 @@ def unlabelled(finished):
     return "data/others"
 
 
-def test_stored_targets_and_unlabelled_audio_train_too(finished, unlabelled):
+def test_stored_targets_and_unlabelled_audio_train_too(finished, unlabelled, mtkd):
     """Stages 7 to 9, cached."""
     recipe = finished[0]
     options = (
@@ -230,18 +237,18 @@ def test_stored_targets_and_unlabelled_audio_train_too(finished, unlabelled):
         *("--unlabelled_sets", unlabelled, "--unlabelled_ratio", "0.5"),
         *("--stage", "7", "--stop_stage", "9"),
     )
-    mtkd(recipe, *options)
+    mtkd(*options)
     targets = recipe / "exp_smoke/mtkd_targets_num_codebooks4"
     for teacher in ("whisper_tiny_en", "whisper_base"):
         for dset in ("train", "valid", "unlabelled_others"):
             assert (targets / teacher / dset / "manifest.json").is_file()
     log = (recipe / "exp_smoke/mtkd_stored/train.log").read_text()
     assert "loss_unlabelled=" in log and "cosine_whisper_base_l4=" in log
-    again = mtkd(recipe, *options)  # stage 7 is asked for, others and audio, so it runs
+    again = mtkd(*options)  # stage 7 is asked for, others and audio, so it runs
     assert [n for n, title in stages(again) if "finished before" in title] == [8, 9]
 
 
-def test_a_teacher_transducer_transcribes_and_distils(finished, unlabelled):
+def test_a_teacher_transducer_transcribes_and_distils(finished, unlabelled, mtkd):
     """Teacher, pseudo-labels, paths and student, one epoch each; then nothing."""
     recipe = finished[0]
     tiny = " ".join(
@@ -265,8 +272,8 @@ def test_a_teacher_transducer_transcribes_and_distils(finished, unlabelled):
         *("--pseudo_args", "--min_confidence 0.0"),
         *("--stage", "7", "--stop_stage", "11"),
     )
-    mtkd(recipe, *teacher)
-    mtkd(recipe, *student)
+    mtkd(*teacher)
+    mtkd(*student)
     table = recipe / "dump/raw/train_pseudo_asr_teacher/pseudo_labels.tsv"
     rows = [line.split("\t") for line in table.read_text().splitlines()[1:]]
     scp = (recipe / "data/others/wav.scp").read_text().splitlines()
@@ -281,7 +288,7 @@ def test_a_teacher_transducer_transcribes_and_distils(finished, unlabelled):
     assert "loss_path_kd=" in log
     assert "mtkd_conformer_teachers_stored/valid.loss.best.pth:encoder:encoder" in log
     teacher, student = (
-        [n for n, title in stages(mtkd(recipe, *x)) if "finished before" in title]
+        [n for n, title in stages(mtkd(*x)) if "finished before" in title]
         for x in (teacher, student)
     )
     assert teacher == [11] and student == [11, 11, 11]  # the first stage is asked for
@@ -290,14 +297,14 @@ def test_a_teacher_transducer_transcribes_and_distils(finished, unlabelled):
 @pytest.mark.remedy(
     "WER of the streaming decoder above the offline one's",
 )
-def test_a_streaming_student_is_decoded_chunk_by_chunk_too(finished):
+def test_a_streaming_student_is_decoded_chunk_by_chunk_too(finished, mtkd):
     recipe = finished[0]
     options = (
         *("--teachers", "none", "--encoder", "contextual_block_conformer"),
         *("--asr_tag", "streaming", "--asr_args", "--max_epoch 1"),
         *("--stage", "11", "--stop_stage", "13"),
     )
-    text = mtkd(recipe, *options)
+    text = mtkd(*options)
     assert "RTF: " in text
     decoded = recipe / "exp_smoke/asr_streaming/decode_stream/test"
     scp = (recipe / "data/test/wav.scp").read_text().splitlines()
@@ -305,7 +312,7 @@ def test_a_streaming_student_is_decoded_chunk_by_chunk_too(finished):
         x.split()[0] for x in scp
     ]
     assert (decoded / "score_wer/result.txt").is_file()
-    again = stages(mtkd(recipe, *options))  # (stage 11 is asked for)
+    again = stages(mtkd(*options))  # (stage 11 is asked for)
     assert [n for n, title in again if "finished before" in title] == [12, 12, 13, 13]
 
 
