@@ -57,7 +57,6 @@ setup(
         "torchaudio==2.11.*",
         "s3prl>=0.4.18",
         "transformers",
-        "faiss-cpu",
         "filelock",
         "huggingface_hub>=1.0",
         "numpy>=2",
@@ -75,6 +74,7 @@ setup(
         "espnet3": ["lightning"],
         "microphone": ["sounddevice"],
         "test": [
+            "faiss-cpu",
             "lightning",
             "pytest",
             "pytest-randomly",

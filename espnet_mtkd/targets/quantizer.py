@@ -1,17 +1,15 @@
 """Multi-codebook vector quantisation: an embedding as the sum of M codebook entries.
 
 An additive quantiser (Babenko and Lempitsky, CVPR 2014): x ~ sum_m C[m, code_m] with
-256 entries a codebook, so M bytes a frame. Training and encoding are faiss's residual
-quantiser with beam search, which keeps several partial sums where plain residual
-quantisation would commit itself to one; docs/targets.md says what it was compared with.
-It works on standardised dimensions, as the student's loss does. Decoding is a sum of
-table rows, done by torch on whatever device trains; it needs no faiss.
+256 entries a codebook, so M bytes a frame. Training and encoding are those of a
+residual quantiser with beam search, which keeps several partial sums where a plain one
+would commit itself to one; docs/decisions.md says what it was compared with. It works
+on standardised dimensions, as the student's loss does. Encoding and decoding run on
+whatever device holds the frames, or the codes.
 """
 
-import logging
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
@@ -20,9 +18,10 @@ from safetensors.torch import load, save
 from espnet_mtkd.errors import ConfigError, TargetStoreError
 from espnet_mtkd.objective.losses import CODEBOOK_SIZE
 from espnet_mtkd.objective.normalize import MIN_STD
+from espnet_mtkd.targets.beam import BeamSearch
+from espnet_mtkd.targets.kmeans import train_entries
 
 MIN_CODEBOOKS, MAX_CODEBOOKS = 4, 32
-BEAM = 4  # partial sums kept
 HELD_OUT = 0.1  # of the sample, to measure on
 MIN_FRAMES = 512  # of a sample
 
@@ -38,7 +37,7 @@ class Codebooks:
     def __init__(self, entries_MKE, mean_E, std_E):
         self.entries_MKE = entries_MKE
         self.mean_E, self.std_E = mean_E, std_E
-        self._faiss = None
+        self._search = None  # with mean and std, all on the device of the last frames
         self._table = None
 
     @property
@@ -51,18 +50,14 @@ class Codebooks:
         """E."""
         return self.entries_MKE.size(2)
 
-    def encode(self, x_NE: torch.Tensor) -> np.ndarray:
-        """Embeddings (N, E) -> codes (N, M), uint8, computed on the CPU."""
-        if self._faiss is None:
-            self._faiss = _new_faiss(self.dim, self.num_codebooks)
-            _import_faiss().copy_array_to_vector(
-                self.entries_MKE.numpy().ravel(), self._faiss.codebooks
-            )
-            self._faiss.is_trained = True
-        x_NE = (x_NE.float() - self.mean_E.to(x_NE)) / self.std_E.to(x_NE)
-        if len(x_NE) == 0:
-            return np.zeros((0, self.num_codebooks), dtype=np.uint8)
-        return self._faiss.compute_codes(np.ascontiguousarray(x_NE.cpu().numpy()))
+    def encode(self, x_NE: torch.Tensor) -> torch.Tensor:
+        """Embeddings (N, E) -> codes (N, M), uint8, on the embeddings' device."""
+        device = x_NE.device
+        if self._search is None or self._search[1].device != device:
+            search = BeamSearch(self.entries_MKE.to(device))
+            self._search = search, self.mean_E.to(device), self.std_E.to(device)
+        search, mean_E, std_E = self._search
+        return search((x_NE.float() - mean_E) / std_E)
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Codes (..., M), uint8 -> embeddings (..., E), fp32, on the codes' device."""
@@ -83,7 +78,7 @@ class Codebooks:
             `error`, squared error relative to the variance, and `cosine`, the mean
             similarity of a frame and its reconstruction.
         """
-        y = self.decode(torch.from_numpy(self.encode(x_NE)))
+        y = self.decode(self.encode(x_NE))
         y = (y - self.mean_E) / self.std_E
         x = (x_NE.float() - self.mean_E) / self.std_E
         return {
@@ -100,7 +95,7 @@ def train_codebooks(
     Args:
         x_NE: (N, E) embeddings of a sample of the data.
         num_codebooks: M, 4 to 32.
-        seed: of the choice of held-out frames.
+        seed: of the choice of frames, held out and first in k-means.
 
     Returns:
         The codebooks, and `Codebooks.measure` on held-out frames.
@@ -119,10 +114,7 @@ def train_codebooks(
     num_held = int(HELD_OUT * len(order))
     held, x = x_NE[order[:num_held]].float(), x_NE[order[num_held:]].float()
     mean, std = x.mean(0), x.std(0).clamp(min=MIN_STD)
-    quantizer = _new_faiss(x.size(1), num_codebooks)
-    quantizer.train(((x - mean) / std).numpy())
-    entries = _import_faiss().vector_to_array(quantizer.codebooks)
-    entries = torch.from_numpy(entries).view(num_codebooks, CODEBOOK_SIZE, -1)
+    entries = train_entries((x - mean) / std, num_codebooks, CODEBOOK_SIZE, generator)
     books = Codebooks(entries, mean, std)
     return books, books.measure(held)
 
@@ -134,28 +126,6 @@ def check_num_codebooks(num_codebooks: int) -> None:
             f"--num_codebooks: expected {MIN_CODEBOOKS} to {MAX_CODEBOOKS}, found "
             f"{num_codebooks}"
         )
-
-
-def _import_faiss():
-    logging.getLogger("faiss").setLevel(logging.WARNING)
-    try:
-        import faiss
-    except ImportError as e:
-        raise ConfigError(
-            f"faiss is not importable ({e}): run tools/setup.sh, `pip install "
-            "faiss-cpu`, or use --form fp16"
-        ) from e
-    faiss.omp_set_num_threads(torch.get_num_threads())
-    return faiss
-
-
-def _new_faiss(dim: int, num_codebooks: int):
-    faiss = _import_faiss()
-    quantizer = faiss.ResidualQuantizer(dim, num_codebooks, 8)
-    quantizer.max_beam_size = BEAM
-    quantizer.train_type = faiss.ResidualQuantizer.Train_default
-    quantizer.cp.min_points_per_centroid = 1  # small samples: no warning on stderr
-    return quantizer
 
 
 def dump_codebooks(books: dict[str, Codebooks], metadata: dict[str, str]) -> bytes:
