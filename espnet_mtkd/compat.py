@@ -1,5 +1,6 @@
 """The only place that knows versions of ESPnet, torchaudio and s3prl."""
 
+import argparse
 import contextlib
 import importlib
 import random
@@ -63,6 +64,29 @@ def provide_superb_names() -> None:
         from torch.utils import tensorboard
 
         sys.modules["tensorboardX"] = tensorboard
+
+
+@contextlib.contextmanager
+def no_code_from_files():
+    """Let torch.load read tensors and plain values alone, whatever its caller says.
+
+    s3prl 0.4.18 loads some upstreams' checkpoints (Mockingjay, TERA, Audio ALBERT,
+    DistilHuBERT) with weights_only=False (https://github.com/s3prl/s3prl,
+    s3prl/upstream/{mockingjay,distiller}/builder.py), which runs what is in them.
+    """
+    import torch
+
+    def load(*args, **kwargs):
+        kwargs["weights_only"] = True
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return own(*args, **kwargs)
+
+    own = torch.load
+    torch.load = load
+    try:
+        yield
+    finally:
+        torch.load = own
 
 
 def _no_sox(*args, **kwargs):

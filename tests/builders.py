@@ -261,6 +261,16 @@ def lattice_of(teacher, wave_N, labels):
     return model.joint_network(h_BTD.unsqueeze(2), g_BUD.unsqueeze(1))[0].float()
 
 
+def copy_data(corpus, folder: Path) -> Path:
+    """A copy of the corpus's `train` and `valid` in a folder, to do harm to."""
+    for name in ("train", "valid"):
+        own, copy = getattr(corpus, name), folder / name
+        shutil.copytree(own, copy)
+        scp = copy / "wav.scp"
+        scp.write_text(scp.read_text().replace(f"{own}/", f"{copy}/"))
+    return folder
+
+
 def write_tokens(path: Path) -> Path:
     """A character token list for `WORDS`."""
     letters = sorted(set("".join(WORDS)))

@@ -9,10 +9,13 @@ import base64
 import contextlib
 import hashlib
 import json
+import os
 import re
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 TOKEN = "hf_stub"
 LARGE = (".pth", ".safetensors", ".npz", ".png")  # as the Hub's .gitattributes has them
@@ -29,6 +32,8 @@ class Hub:
         calls: "<method> <path>" of each request.
         created: what was asked for when a repository was made.
         private: names of the repositories that are.
+        cuts: of the next downloads each, the bytes after which it breaks off.
+        ranges: `Range` of each download.
     """
 
     def __init__(self, url: str):
@@ -39,6 +44,8 @@ class Hub:
         self.calls: list[str] = []
         self.created: list[dict] = []
         self.private: set[str] = set()
+        self.cuts: list[int] = []
+        self.ranges: list[str | None] = []
 
     def sha(self, repo: str) -> str:
         """Name of the last commit."""
@@ -52,6 +59,7 @@ class Hub:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: Hub
+    cut: int | None = None
 
     def log_message(self, *args):
         pass
@@ -64,7 +72,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(data)
+            self.wfile.write(data[: self.cut])
+            self.close_connection = self.cut is not None
 
     def handle_request(self):
         path = self.path.partition("?")[0]
@@ -179,12 +188,24 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def resolve(self, body, repo, path):
-        data = self.hub.files(repo)[path]
+        data = self.hub.files(repo).get(path)
+        if data is None:
+            missing = {"X-Error-Code": "EntryNotFound"}
+            return self.answer(404, {"error": "Entry not found"}, missing)
         headers = {
             "X-Repo-Commit": self.hub.sha(repo),
             "ETag": f'"{hashlib.sha1(data).hexdigest()}"',
         }
-        self.answer(200, data, headers)
+        asked = self.headers.get("Range")
+        status, begin = 200, 0
+        if asked:
+            status, begin = 206, int(re.match(r"bytes=(\d+)-", asked)[1])
+            headers["Content-Range"] = f"bytes {begin}-{len(data) - 1}/{len(data)}"
+        if self.command == "GET":
+            self.hub.ranges.append(asked)
+            if self.hub.cuts:
+                self.cut = self.hub.cuts.pop(0)
+        self.answer(status, data[begin:], headers)
 
     routes = {
         "GET /api/whoami-v2": whoami,
@@ -215,3 +236,33 @@ def serve() -> Iterator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextlib.contextmanager
+def as_the_hub(monkeypatch, tmp_path) -> Iterator[Hub]:
+    """A fresh stub, which huggingface_hub of this process takes for the Hub."""
+    import huggingface_hub
+    from huggingface_hub import constants, file_download
+    from huggingface_hub.utils import _http
+
+    for name in [x for x in os.environ if x.startswith(("HF_", "HUGGING_FACE_"))]:
+        monkeypatch.delenv(name)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub_cache"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    # The client waits between its tries.
+    waits = SimpleNamespace(sleep=lambda seconds: None)
+    for module in (_http, file_download):
+        patched = SimpleNamespace(**{**vars(time), **vars(waits)})
+        monkeypatch.setattr(module, "time", patched)
+    with serve() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        where = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", where)
+        huggingface_hub.utils.close_session()
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield hub
+    huggingface_hub.utils.close_session()

@@ -8,7 +8,8 @@ from builders import ROOT
 
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 PAGES += sorted(ROOT.glob("egs2/*/mtkd1/README.md"))
-PLACES = {"<corpus>": "librispeech_100"}  # what names in angle brackets stand for
+# What names that a reader chooses stand for.
+PLACES = {"<corpus>": "librispeech_100", "egs2/mine/": "egs2/librispeech_100/"}
 
 
 def commands(page: Path) -> list[str]:

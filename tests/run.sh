@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Sets up what is missing, then runs all tests, the recipe's smoke run among them.
-#   tests/run.sh                 everything; half an hour, set-up included
-#   tests/run.sh -n 2 --dist loadfile   in two processes, a file in one
+#   tests/run.sh                 everything, in two processes
 #   tests/run.sh --quick         in less than three minutes, before a commit
 #   tests/run.sh tests/objective/test_align.py -k linear
 # All arguments go to pytest.
@@ -11,6 +10,8 @@ quick=()
 if [ "${1:-}" = --quick ]; then
     quick=(-n 2 --dist loadfile -m 'not slow and not whole' --durations=5)
     shift
+elif [ $# -eq 0 ]; then
+    set -- -n 2 --dist loadfile
 fi
 root=$(cd -P "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "${root}"

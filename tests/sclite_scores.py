@@ -59,12 +59,18 @@ def tokens(text: str, unit: str) -> list[str]:
     return ["<space>" if c == " " else c for c in text]
 
 
-def score(asr_exp: Path, hypotheses, dset="test", decoding="decode_asr") -> None:
+def score(
+    asr_exp: Path,
+    hypotheses,
+    dset="test",
+    decoding="decode_asr",
+    references=REFERENCE,
+) -> None:
     """Write references and hypotheses as ESPnet's stage 13 does, and run sclite."""
     for unit in ("wer", "cer"):
         folder = asr_exp / decoding / dset / f"score_{unit}"
         folder.mkdir(parents=True)
-        for name, texts in (("ref", REFERENCE), ("hyp", hypotheses)):
+        for name, texts in (("ref", references), ("hyp", hypotheses)):
             (folder / f"{name}.trn").write_text(
                 "".join(
                     f"{' '.join(tokens(text, unit))}\t(spk-utt{i})\n"

@@ -9,6 +9,10 @@ Importing this registers a backend with PyTorch for the rest of the process, so
 `test_second_device.py` runs its tests in one of their own.
 """
 
+import contextlib
+import traceback
+from pathlib import Path
+
 import torch
 from torch.utils import backend_registration
 from torch.utils._mode_utils import no_dispatch
@@ -70,6 +74,44 @@ def to_host(value):
     return value.host if isinstance(value, Tensor) else value
 
 
+@contextlib.contextmanager
+def waits():
+    """Lists where a GPU would have been waited for: `folder/file.py:line`.
+
+    That is where a tensor's values come to the host: as a number, as a copy, or as the
+    size of a result that depends on them.
+    """
+    found = []
+    _watchers.append(found)
+    try:
+        yield found
+    finally:
+        _watchers.remove(found)
+
+
+_watchers: list[list[str]] = []
+
+
+def note_wait(packet, args, kwargs) -> None:
+    """Tell the watchers, if an operation waits."""
+    if packet is aten._to_copy:
+        wanted = kwargs.get("device")
+        is_wait = wanted is not None and torch.device(wanted).type != DEVICE.type
+        is_wait = is_wait and isinstance(args[0], Tensor)
+    elif packet is aten.copy_:
+        is_wait = isinstance(args[1], Tensor) and not isinstance(args[0], Tensor)
+    else:
+        names = (aten._local_scalar_dense, aten.nonzero, aten.equal, aten.masked_select)
+        is_wait = packet in names and isinstance(args[0], Tensor)
+    if not is_wait:
+        return
+    frames = [x for x in traceback.extract_stack() if "/torch/" not in x.filename]
+    own = next(x for x in reversed(frames) if not x.filename.endswith(__file__[-16:]))
+    place = "/".join(Path(own.filename).parts[-2:])
+    for found in _watchers:
+        found.append(f"{place}:{own.lineno}" if own.lineno else place)
+
+
 def run(operation, args, kwargs):
     """Compute an operation on the host, give its result the right device.
 
@@ -86,6 +128,8 @@ def run(operation, args, kwargs):
         if any(x.dim() > 0 and not isinstance(x, Tensor) for x in tensors):
             places = [(str(x.device), tuple(x.shape)) for x in tensors]
             raise RuntimeError(f"{operation}: tensors on two devices: {places}")
+    if _watchers:
+        note_wait(packet, args, kwargs)
     is_here = bool(here)
     if packet is aten.copy_:
         is_here = isinstance(args[0], Tensor)

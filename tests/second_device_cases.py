@@ -14,6 +14,7 @@ from second_device import DEVICE
 from torch.nn.utils.rnn import pad_sequence
 
 from espnet_mtkd.objective.losses import CodebookLoss, EmbeddingLoss
+from espnet_mtkd.objective.options import ObjectiveOptions
 from espnet_mtkd.pretraining.model import ESPnetMTKDModel
 from espnet_mtkd.pretraining.trainer import fit_standardizers
 from espnet_mtkd.student.build import build_student
@@ -22,6 +23,7 @@ from espnet_mtkd.teachers.base import parse_teachers
 from espnet_mtkd.teachers.memory import TargetMemory
 from espnet_mtkd.teachers.s3prl import S3PRLTeacher, TeacherPool
 
+PACKAGE = builders.ROOT / "espnet_mtkd"
 ENCODERS = list(builders.ENCODERS)
 UPSTREAMS = ["whisper", "hubert", "wav2vec2", "wavlm", "data2vec"]
 SEARCHES = [("greedy", 3), ("tsd", 2), ("default", None)]
@@ -46,27 +48,6 @@ def batch(corpus):
     )
 
 
-@pytest.fixture(scope="module")
-def extract(two_teachers, corpus, tmp_path_factory):
-    """Function: form -> a folder of the corpus's stored targets (made once)."""
-    from espnet_mtkd.bin import mtkd_extract
-
-    made = {}
-
-    def get(form):
-        if form not in made:
-            made[form] = tmp_path_factory.mktemp(form)
-            mtkd_extract.main(
-                [
-                    *("--teachers", str(two_teachers), "--form", form),
-                    *("--data_dir", str(corpus.train), "--out_dir", str(made[form])),
-                ]
-            )
-        return made[form]
-
-    return get
-
-
 def move(batch: dict) -> dict:
     """A batch on the second device."""
     return {
@@ -84,7 +65,7 @@ def same_targets(found, expected, tolerance=1e-4):
     """The same for what a teacher gives, padding aside."""
     assert list(found) == list(expected)
     for name, (target_BTE, lengths_B) in expected.items():
-        same(found[name][1], lengths_B)
+        assert found[name][1].tolist() == lengths_B.tolist()  # both on the host
         for b, n in enumerate(lengths_B.tolist()):
             same(found[name][0][b, :n], target_BTE[b, :n], tolerance)
 
@@ -169,22 +150,82 @@ def test_stage_1(encoder, align, two_teachers, batch):
     assert model(**move(batch))[0].isfinite()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(standardize="phi-s", layers="mixed", balance="running"),
+        dict(standardize="layernorm", blocks="ladder", balance="uncertainty"),
+        dict(standardize="meanvar", clip=2.0, head="mlp", blocks=[1], layers="mean"),
+    ],
+    ids=lambda options: options["standardize"],
+)
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_stage_1_with_other_objectives(encoder, options, two_teachers, batch):
+    teachers = TeacherPool(parse_teachers(str(two_teachers)))
+    model = build(
+        encoder, teachers, EmbeddingLoss(), options=ObjectiveOptions(**options)
+    )
+    tensors = {k: v for k, v in batch.items() if k != "utt_id"}
+    fit_standardizers(model, [(batch["utt_id"], tensors)], "cpu")
+    compare(model, batch)
+    fit_standardizers(model, [(batch["utt_id"], tensors)], str(DEVICE))
+    model.train()
+    assert model(**move(batch))[0].isfinite()
+
+
+STEP_WAITS = {
+    "live": set(),
+    "stored": set(),
+    # It knows an utterance by the energy of what it is given, too.
+    "remembered": {"teachers/memory.py"},
+}
+
+
+@pytest.mark.parametrize("kind", STEP_WAITS)
+def test_a_step_of_stage_1_waits_for_nothing(kind, two_teachers, store_targets, batch):
+    """Of this package; ESPnet's masks and s3prl's lengths are theirs."""
+    configs = parse_teachers(str(two_teachers))
+    if kind == "stored":
+        folder = store_targets("codes")
+        teachers = TeacherPool(configs, lambda c: CachedTeacher(c, folder))
+    else:
+        size = 10**9 if kind == "remembered" else 0
+        teachers = TargetMemory(TeacherPool(configs), size)
+    model = build("conformer", teachers, EmbeddingLoss())
+    model.observe_targets(batch["speech"], batch["speech_lengths"], batch["utt_id"])
+    model.objective.fit()
+    model = model.to(DEVICE).train()
+    lengths = tuple(batch["speech_lengths"].tolist())
+    moved = move({**batch, "num_samples": lengths})
+    model(**moved)  # (of new utterances all targets come to the host)
+    with second_device.waits() as found:
+        loss, _, _ = model(**moved)
+        loss.backward()
+    package = {"/".join(x.parts[-2:]) for x in PACKAGE.rglob("*.py")}
+    ours = [x for x in found if x.rpartition(":")[0] in package]
+    assert {x.rpartition(":")[0] for x in ours} == STEP_WAITS[kind], ours
+    assert len(ours) <= 2  # whatever the number of utterances
+    assert found  # ESPnet's own: they are seen
+
+
 @pytest.mark.parametrize("form", ["codes", "fp16"])
-def test_stored_targets(form, two_teachers, extract, batch):
-    configs, folder = parse_teachers(str(two_teachers)), extract(form)
+def test_stored_targets(form, two_teachers, store_targets, batch):
+    configs, folder = parse_teachers(str(two_teachers)), store_targets(form)
     teachers = TeacherPool(configs, lambda config: CachedTeacher(config, folder))
     same_targets(teachers(*move(batch).values()), teachers(*batch.values()))
     if form == "codes":
         codes = TeacherPool(configs, lambda c: CachedTeacher(c, folder, True))
         compare(build("conformer", codes, CodebookLoss()), batch)
+        both = TeacherPool(configs, lambda c: CachedTeacher(c, folder, with_codes=True))
+        compare(build("conformer", both, EmbeddingLoss(codes=0.1)), batch)
 
 
-def test_what_extraction_computes(two_teachers, corpus, batch, extract):
+def test_what_extraction_computes(two_teachers, corpus, batch, store_targets):
     from espnet_mtkd.targets.embeddings import embed, load_batches
     from espnet_mtkd.targets.plan import Utterance
     from espnet_mtkd.targets.quantizer import read_codebooks
 
-    codebooks = extract("codes") / "whisper/codebooks.safetensors"
+    codebooks = store_targets("codes") / "whisper/codebooks.safetensors"
     book = read_codebooks(codebooks)["whisper_l3"]
     teacher = S3PRLTeacher(parse_teachers(str(two_teachers))[0])
     files = dict(
@@ -218,7 +259,7 @@ def test_stage_2(encoder, loss, checkpoints, corpus, batch, tmp_path):
     """Teacher transducer, its paths, and the student that learns from them."""
     from espnet_mtkd.bin import mtkd_extract_paths
     from espnet_mtkd.transducer.extract_paths import TeacherTransducer
-    from espnet_mtkd.transducer.lattice import path_nodes
+    from espnet_mtkd.transducer.lattice_paths import path_nodes
     from espnet_mtkd.transducer.task import MTKDASRTask
 
     def arguments(config):

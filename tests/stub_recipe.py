@@ -16,7 +16,8 @@ ASR_SH = """#!/usr/bin/env bash
 set -e
 while [ $# -gt 0 ]; do printf -v "o_${1#--}" %s "$2"; shift 2; done
 sets="${o_train_set} ${o_valid_set} ${o_test_sets}"
-echo "asr ${o_stage} sets=${sets// /,} exp=${o_asr_exp}" >> calls
+args=${o_asr_args// /,}
+echo "asr ${o_stage} sets=${sets// /,} exp=${o_asr_exp} args=${args}" >> calls
 case ${o_stage} in
     3 | 4)
         for x in ${sets}; do
@@ -39,7 +40,8 @@ esac
 """
 PYTHON = """#!/usr/bin/env bash
 case "$*" in
-    *mtkd_preflight* | *mtkd_format_audio* | -c*) exec "{python}" "$@" ;;
+    *mtkd_preflight* | *mtkd_format_audio* | *mtkd_ladder* | -c*)
+        exec "{python}" "$@" ;;
 esac
 echo "python $*" >> calls
 next=
@@ -70,7 +72,7 @@ def build(folder: Path) -> Path:
     """The recipe's directory, with two utterances in each of its data directories."""
     template = builders.ROOT / "egs2/TEMPLATE/mtkd1"
     recipe = folder / "egs2/stub/mtkd1"
-    for name in ("conf", "local", "bin", "scripts/audio"):
+    for name in ("conf", "local", "bin", "scripts/audio", "scripts/utils"):
         (recipe / name).mkdir(parents=True)
     (folder / "egs2/TEMPLATE").symlink_to(builders.ROOT / "egs2/TEMPLATE")
     for path in template.glob("conf/*.yaml"):
@@ -89,6 +91,7 @@ def build(folder: Path) -> Path:
         "bin/python3": PYTHON.format(python=sys.executable),
         "bin/run.pl": RUN_PL,
         "scripts/audio/format_wav_scp.sh": FORMAT,
+        "scripts/utils/show_asr_result.sh": "#!/usr/bin/env bash\n",
         "local/data.sh": "#!/usr/bin/env bash\n",
     }
     for name, text in scripts.items():

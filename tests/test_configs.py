@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from espnet_mtkd.objective.losses import EmbeddingLoss
+from espnet_mtkd.objective.options import ObjectiveOptions, read_options
 from espnet_mtkd.pretraining.task import (
     MTKDTask,
     build_student,
@@ -46,6 +47,7 @@ def mtkd_args(path: Path, *flags) -> argparse.Namespace:
 def test_no_yaml_is_of_a_kind_that_nobody_parses():
     assert len(YAMLS) >= 8
     kinds = ("train_mtkd", "train_asr", "train_teacher", "decode", "teacher")
+    kinds += ("ladder", "ablation")  # tests/ladder/test_rows.py
     assert [p for p in YAMLS if not p.name.startswith(kinds)] == []
 
 
@@ -127,6 +129,10 @@ def test_stage_1_configs_are_parsed_and_their_parts_built(path):
     MTKDTask.check_required_command_args(args)
     check_config(args)
     EmbeddingLoss(**args.loss_conf)
+    assert args.loss_conf["codes"] == 0
+    # The section names every option, and says what they are without it.
+    assert set(args.objective_conf) == set(vars(ObjectiveOptions()))
+    assert read_options(args.objective_conf) == ObjectiveOptions()
     specaug_choices.get_class(args.specaug)(**args.specaug_conf)
     given = yaml.safe_load((ROOT / path).read_text())
     for key, value in given.items():
@@ -144,7 +150,11 @@ def test_optimizer_and_scheduler_take_their_settings(path):
         [torch.nn.Parameter(torch.zeros(1))], **args.optim_conf
     )
     if args.scheduler is not None:
-        scheduler_classes[args.scheduler](optimizer, **args.scheduler_conf)
+        auto = dict(max_lr=args.optim_conf["lr"], total_steps=100)
+        conf = {
+            k: auto[k] if v == "auto" else v for k, v in args.scheduler_conf.items()
+        }
+        scheduler_classes[args.scheduler](optimizer, **conf)
 
 
 @named("decode")

@@ -9,6 +9,7 @@ import sys
 import builders
 import pytest
 import soundfile
+import stub_recipe
 import torch
 import yaml
 from torch.nn.utils.rnn import pad_sequence
@@ -170,3 +171,72 @@ def read_batch(paths):
     waves = [torch.from_numpy(soundfile.read(p, dtype="float32")[0]) for p in paths]
     lengths = torch.tensor([len(w) for w in waves])
     return pad_sequence(waves, batch_first=True), lengths
+
+
+def own_recordings(tmp_path, speakers: int, lines: int):
+    """A recipe's folder, a folder of recordings, and the table of most of them."""
+    recipe = stub_recipe.build(tmp_path)
+    shutil.rmtree(recipe / "data")
+    (recipe / "data").mkdir()
+    script = builders.ROOT / "examples/own_recordings/data.sh"
+    shutil.copy(script, recipe / "local/data.sh")
+    audio = tmp_path / "recordings"
+    rows = []
+    for i in range(lines):
+        name = f"day{i % 2}/take{i}.wav"
+        (audio / name).parent.mkdir(parents=True, exist_ok=True)
+        (audio / name).touch()
+        rows.append(f"{name}\tspeaker{i % speakers:02}\ttext of {i}")
+    (audio / "day0/nobody_wrote_this.flac").touch()
+    (audio / "notes.txt").touch()
+    (audio / "table.tsv").write_text("\n".join(rows) + "\n")
+    return recipe, audio
+
+
+def prepare(recipe, audio, code: int = 0) -> str:
+    words = ["--audio", audio, "--table", audio / "table.tsv"]
+    result = builders.run_group(
+        ["local/data.sh", *map(str, words)], recipe, dict(os.environ)
+    )
+    assert result.returncode == code, result.stdout[-2000:]
+    return result.stdout
+
+
+@pytest.mark.parametrize("speakers", [1, 4, 20])
+def test_own_recordings_become_sets(tmp_path, speakers):
+    """Each line once; no speaker in two sets, where there are many."""
+    recipe, audio = own_recordings(tmp_path, speakers, 40)
+    prepare(recipe, audio)
+    found, speakers_of = {}, {}
+    for name in ("train", "valid", "test"):
+        folder = recipe / "data" / name
+        scp = dict(x.split() for x in (folder / "wav.scp").read_text().splitlines())
+        text = (folder / "text").read_text().splitlines()
+        spk = dict(x.split() for x in (folder / "utt2spk").read_text().splitlines())
+        speakers_of[name] = {*spk.values()}
+        assert len(scp) == len(text) == len(spk) > 0
+        for line in text:
+            utt, words = line.split(maxsplit=1)
+            found[scp[utt]] = f"{spk[utt]}\t{words}"
+    table = [x.split("\t") for x in (audio / "table.tsv").read_text().splitlines()]
+    assert found == {f"{audio}/{x[0]}": f"{x[1]}\t{x[2]}" for x in table}
+    if speakers >= 10:
+        sets = list(speakers_of.values())
+        assert all(not a & b for a in sets for b in sets if a is not b)
+    (line,) = (recipe / "data/untranscribed/wav.scp").read_text().splitlines()
+    assert line.split()[1] == f"{audio}/day0/nobody_wrote_this.flac"
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("take0.wav\ttext", "line 41: expected file, speaker and text, with tabs"),
+        ("gone.wav\ta\ttext", "line 41: no such recording: .*/recordings/gone.wav"),
+        ("a b.wav\ta\ttext", "line 41: expected a file name without spaces"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, line, message):
+    recipe, audio = own_recordings(tmp_path, 3, 40)
+    with open(audio / "table.tsv", "a") as table:
+        table.write(line + "\n")
+    assert re.search(message, prepare(recipe, audio, 4))

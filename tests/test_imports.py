@@ -12,16 +12,23 @@ LAYERS = (
     {"errors"},
     {"compat", "files"},
     {"data", "objective"},
-    {"teachers"},
+    {"augment", "teachers"},
     {"targets"},
     {"student"},
-    {"pretraining", "results", "streaming"},
-    {"transducer", "publish"},
+    {"training"},
+    {"ladder", "pretraining", "results", "streaming"},
+    {"transducer", "publish", "report"},
     {"bin"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-# A student as a teacher: the one import upwards, made when such a teacher is asked for.
-EXCEPTIONS = {("teachers/student.py", "student")}
+# A model of this package's or of ESPnet's as a teacher: the imports upwards, made when
+# such a teacher is asked for.
+EXCEPTIONS = {
+    ("teachers/student.py", "student"),
+    ("teachers/espnet.py", "student"),
+    ("teachers/espnet_model.py", "student"),
+    ("teachers/espnet_model.py", "transducer"),
+}
 ONLY = {
     "objective": {"errors", "torch"},
     "compat": {"errors"},

@@ -54,8 +54,24 @@ def main(cmd=None):
         from espnet_mtkd.teachers.health import check_teachers
 
         teachers = check_teachers(args.teachers)
+        tell_licences(teachers)
     if args.data_dir:
         check_data(teachers, list(map(Path, args.data_dir)), args)
+
+
+def tell_licences(teachers: list) -> None:
+    """Print of each teacher its licence, where known, and if it is a supervised one.
+
+    Args:
+        teachers: loaded ones.
+    """
+    from espnet_mtkd.publish.teachers import find_origin
+
+    for teacher in teachers:
+        config = teacher.config
+        origin = find_origin(config.upstream, config.path_or_url)
+        learnt = "; it has learnt from transcripts" if origin.is_supervised else ""
+        print(f"teacher {config.name}: licence {origin.licence}{learnt}")
 
 
 def check_data(teachers: list, data_dirs: list[Path], args) -> None:
@@ -67,12 +83,16 @@ def check_data(teachers: list, data_dirs: list[Path], args) -> None:
         args: the command line.
     """
     from espnet_mtkd.data.audio import prepare_audio
+    from espnet_mtkd.data.listed import note_listed, refuse_long
     from espnet_mtkd.targets.plan import disk_need
     from espnet_mtkd.targets.tails import describe_tails
     from espnet_mtkd.teachers.s3prl import check_length
 
     for number, data_dir in enumerate(data_dirs):
         lengths, files = prepare_audio(data_dir, Path(args.out_dir), args.nj)
+        refuse_long(data_dir / "wav.scp", lengths)
+        listed = {utt: files[utt] for utt in lengths}
+        note_listed(data_dir / "wav.scp", listed, lengths)
         for teacher in teachers:
             check_length(teacher, lengths.values(), list(lengths))
         if teachers:

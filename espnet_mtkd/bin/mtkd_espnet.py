@@ -2,8 +2,9 @@
 
 For `asr.sh --python "python3 -m espnet_mtkd.bin.mtkd_espnet"`. The module
 `espnet2.bin.asr_train` becomes this package's task (`--path_targets_dir`,
-`--path_kd_conf`, `--transducer_loss`); every other module runs as it is, with the
-frontend `mtkd_teacher` known to ESPnet's ASR task.
+`--path_kd_conf`, `--keep_teachers_from`, `--keep_teachers_conf`, `--transducer_loss`);
+every other module runs as it is, with the frontend `mtkd_teacher` known to ESPnet's ASR
+task.
 
 Example:
     python -m espnet_mtkd.bin.mtkd_espnet -m espnet2.bin.asr_train --help

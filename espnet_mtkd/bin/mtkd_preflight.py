@@ -32,6 +32,7 @@ def get_parser() -> argparse.ArgumentParser:
         default=[],
         help="Data directories whose audio files are not to end too early",
     )
+    parser.add_argument("--license", help="Of the model that is to be packed")
     parser.add_argument("--asr_config", type=Path, help="Config of stage 2")
     parser.add_argument(
         "--lengths",
@@ -47,6 +48,9 @@ def get_parser() -> argparse.ArgumentParser:
         default=[],
         help="Data directories that are to become one, so that no id may be in two",
     )
+    parser.add_argument(
+        "--keep_teachers", help="What mtkd.sh has as --keep_teachers, to be read"
+    )
     return parser
 
 
@@ -60,6 +64,14 @@ def main(cmd=None):
     if args.teachers:
         for teacher in parse_teachers(args.teachers):
             check_files(teacher)
+    if args.keep_teachers:
+        from espnet_mtkd.transducer.kept_options import parse_kept_words
+
+        parse_kept_words(args.keep_teachers.split())
+    if args.license is not None:
+        from espnet_mtkd.publish.licences import hub_licence
+
+        hub_licence(args.license, "--license")
     check_data_dirs(args.data_dir)
     check_distinct(args.distinct)
     for data_dir in args.ends:

@@ -1,9 +1,12 @@
-"""Add audio that a teacher transducer has transcribed to a training set.
+"""Add audio that a teacher transducer, or any recogniser, has transcribed to a set.
 
 Reads what `asr.sh` stage 12 wrote for each unlabelled set, asks the teacher how sure it
 is of each token, and writes a data directory of the transcripts that pass and the
 transcribed ones. <out_dir>/pseudo_labels.tsv lists all, kept or not, with their
 confidence.
+
+With --text the transcripts are those of a Kaldi `text`, from any recogniser, keyed by
+the ids of --unlabelled; <text>.confidence beside it, if there, has '<id> <0 to 1>'.
 
 With --reference nothing is added: it compares the transcripts of a set whose text the
 teacher has not seen, and writes how precise and how many they are at each threshold.
@@ -12,6 +15,9 @@ Example:
     python -m espnet_mtkd.bin.mtkd_pseudo_label --labelled dump/raw/train \\
         --unlabelled dump/raw/unlabelled_es --min_confidence 0.8 \\
         --decode_dir exp/asr_teacher/decode_asr --out_dir dump/raw/train_pseudo
+    python -m espnet_mtkd.bin.mtkd_pseudo_label --labelled dump/raw/train \\
+        --unlabelled dump/raw/unlabelled_es --text text_es \\
+        --out_dir dump/raw/train_pseudo
     python -m espnet_mtkd.bin.mtkd_pseudo_label --unlabelled dump/raw/test \\
         --decode_dir exp/asr_teacher/decode_asr --reference data/test/text \\
         --curve curve.tsv
@@ -42,8 +48,13 @@ def get_parser():
     add(
         "--decode_dir",
         type=Path,
-        required=True,
         help="<decode_dir>/<name of the data directory> holds text, token_int",
+    )
+    add("--text", type=Path, help="transcripts of --unlabelled, from any recogniser")
+    add(
+        "--alone",
+        action="store_true",
+        help="leave the transcribed audio of --labelled out of the training set",
     )
     add(
         "--asr_exp",
@@ -59,7 +70,7 @@ def get_parser():
         "--shape_dir",
         type=Path,
         help="where mtkd_doctor wrote <name of data_dir>/speech_shape; audio that it "
-        "has not checked is checked (default: <decode_dir>)",
+        "has not checked is checked (default: <decode_dir>, or <out_dir>)",
     )
     add(
         "--min_confidence",
@@ -95,6 +106,16 @@ def get_parser():
 
 def _check(args) -> None:
     """Refuse half of a command, before anything is computed."""
+    if (args.text is None) == (args.decode_dir is None):
+        raise ConfigError(
+            "expected --decode_dir (what a teacher transducer decoded) or --text (of "
+            "any recogniser), found both, or neither"
+        )
+    if args.text is not None and (args.asr_exp is not None or args.reference):
+        raise ConfigError(
+            "--text is of any recogniser: leave --asr_exp and --reference out "
+            "(mtkd_transcribe --reference compares its own)"
+        )
     if args.reference is None:
         if args.curve is not None:
             raise ConfigError("--curve needs --reference, the text of --unlabelled")
@@ -116,12 +137,11 @@ def main(cmd=None):
     _check(args)
     from espnet_mtkd.data.kaldi import read_lines
     from espnet_mtkd.files import write_atomically
-    from espnet_mtkd.transducer.confidence import score_hypotheses
     from espnet_mtkd.transducer.curve import draw_curve, format_curve
-    from espnet_mtkd.transducer.extract_paths import TeacherTransducer
+    from espnet_mtkd.transducer.given import write_source
     from espnet_mtkd.transducer.pseudo import (
         Filters,
-        read_pseudo_labels,
+        describe_kept,
         write_training_set,
     )
 
@@ -134,22 +154,21 @@ def main(cmd=None):
     references = None
     if args.reference is not None:
         references = read_lines(args.reference, "the text of --unlabelled")
-    alone = argparse.Namespace(ngpu=args.ngpu, rank=0, world_size=1)
-    asr_exp = args.asr_exp or args.decode_dir.parent
-    teacher = TeacherTransducer(
-        asr_exp / "config.yaml", asr_exp / args.model_file, this_process(alone).device
-    )
-    labels = {}
-    for data_dir in args.unlabelled:
-        decoded = args.decode_dir / data_dir.name
-        score_hypotheses(
-            teacher, data_dir, decoded, args.shape_dir or args.decode_dir, args.nj
-        )
-        labels[data_dir] = read_pseudo_labels(decoded, filters)
-        num_kept = sum(x.reason is None for x in labels[data_dir])
-        print(f"{data_dir}: {num_kept} of {len(labels[data_dir])} transcripts kept")
+    find = given_labels if args.text is not None else decoded_labels
+    labels = find(args, filters)
+    for data_dir, found in labels.items():
+        print(f"{data_dir}: {describe_kept(found)}")
     if references is None:
-        write_training_set(args.labelled, labels, args.out_dir)
+        write_training_set(args.labelled, labels, args.out_dir, args.alone)
+        if not any(x.reason is None for found in labels.values() for x in found):
+            logging.warning(
+                "no transcript is kept, so %s is %s: look at its pseudo_labels.tsv, "
+                "train the teacher further, or lower the filters",
+                args.out_dir,
+                "empty" if args.alone else "the labelled set alone",
+            )
+        if args.text is not None:
+            write_source(args.text, args.out_dir)
         print(f"written: {args.out_dir}")
         return
     curve = format_curve(draw_curve(sum(labels.values(), []), references))
@@ -158,6 +177,57 @@ def main(cmd=None):
     else:
         write_atomically(args.curve, curve.encode())
         print(f"written: {args.curve}")
+
+
+def decoded_labels(args, filters) -> dict:
+    """Data directory -> labels, of what a teacher transducer decoded."""
+    from espnet_mtkd.transducer.confidence import espnet_scores, score_hypotheses
+    from espnet_mtkd.transducer.extract_paths import TeacherTransducer
+    from espnet_mtkd.transducer.pseudo import read_pseudo_labels
+
+    asr_exp = args.asr_exp or args.decode_dir.parent
+    config, teacher = asr_exp / "config.yaml", None
+    if args.asr_exp is None and not config.is_file():
+        logging.warning(
+            "no teacher in %s: its confidence is ESPnet's score a token, in which "
+            "pauses count against a transcript (--asr_exp: that of the tokens alone)",
+            asr_exp,
+        )
+    else:
+        alone = argparse.Namespace(ngpu=args.ngpu, rank=0, world_size=1)
+        device = this_process(alone).device
+        teacher = TeacherTransducer(config, asr_exp / args.model_file, device)
+    shape_dir = args.shape_dir or args.decode_dir
+    labels = {}
+    for data_dir in args.unlabelled:
+        decoded, scores = args.decode_dir / data_dir.name, None
+        if teacher is None:
+            scores = espnet_scores(data_dir, decoded, shape_dir, args.nj)
+        else:
+            score_hypotheses(teacher, data_dir, decoded, shape_dir, args.nj)
+        labels[data_dir] = read_pseudo_labels(decoded, filters, scores)
+    return labels
+
+
+def given_labels(args, filters) -> dict:
+    """Data directory -> labels, of a text from any recogniser."""
+    from espnet_mtkd.data.audio import prepare_audio
+    from espnet_mtkd.data.kaldi import read_lines
+    from espnet_mtkd.transducer.given import read_given_labels
+
+    lengths, known = {}, {}
+    for data_dir in args.unlabelled:
+        lengths[data_dir], files = prepare_audio(
+            data_dir, args.shape_dir or args.out_dir, args.nj
+        )
+        known[data_dir] = set(files)
+    text = read_lines(args.labelled / "text", "the transcripts of the labelled set")
+    characters = set("".join(text.values()))
+    labels = read_given_labels(args.text, lengths, known, filters, characters)
+    for data_dir, found in labels.items():
+        total = len(known[data_dir])
+        print(f"{data_dir}: {len(found)} of {total} utterances are in {args.text}")
+    return labels
 
 
 if __name__ == "__main__":

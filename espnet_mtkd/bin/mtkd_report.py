@@ -1,4 +1,7 @@
-"""Write RESULTS.md (WER, WERR, time of each stage) and curves.png of a recipe's rows.
+"""Write RESULTS.md, curves.png and report.html of a recipe's rows.
+
+RESULTS.md has the tables; report.html the same to look at, with charts, hypotheses and
+audio, on one page that needs no network.
 
 Example:
     python -m espnet_mtkd.bin.mtkd_report --expdir exp \\
@@ -30,8 +33,24 @@ def get_parser():
         type=Path,
         help="output of ESPnet's show_asr_result.sh, to stand below the table",
     )
+    parser.add_argument(
+        "--compare",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="names of two rows: by how many points is the first better?",
+    )
     parser.add_argument("--command", default="", help="that made the rows")
     parser.add_argument("--note", default="", help="a sentence below the table")
+    parser.add_argument(
+        "--report_mb",
+        type=float,
+        default=10.0,
+        metavar="MB",
+        help="largest size of report.html, in millions of bytes; audio, of utterances "
+        "that changed most first, fills what is left (default: 10)",
+    )
     return parser
 
 
@@ -50,8 +69,9 @@ def check_seeds(rows: list[tuple[str, Path]]) -> None:
 
 @report_errors
 def main(cmd=None):
-    """Write the two files and print the table."""
+    """Write the three files and print the table."""
     args = get_parser().parse_args(cmd)
+    from espnet_mtkd.report.page import write_page
     from espnet_mtkd.results.page import write_report
 
     rows = []
@@ -61,8 +81,25 @@ def main(cmd=None):
             raise ConfigError(f"--rows: expected NAME=DIR, found '{row}'")
         rows.append((name, Path(folder)))
     check_seeds(rows)
-    print(write_report(args.expdir, rows, args.command, args.note, args.espnet_results))
-    print(f"written: {args.expdir / 'RESULTS.md'}, {args.expdir / 'curves.png'}")
+    if not 0 < args.report_mb < float("inf"):
+        raise ConfigError(f"--report_mb: expected above 0, found {args.report_mb}")
+    names = list(dict.fromkeys(name for name, _ in rows))
+    for name in (x for pair in args.compare for x in pair):
+        if name not in names:
+            raise ConfigError(
+                f"--compare: expected a name of --rows ({', '.join(names)}), found "
+                f"'{name}'"
+            )
+    pairs = [tuple(pair) for pair in args.compare]
+    print(
+        write_report(
+            args.expdir, rows, args.command, args.note, args.espnet_results, pairs
+        )
+    )
+    page = write_page(args.expdir, rows, args.command, args.note, pairs, args.report_mb)
+    print(
+        f"written: {args.expdir / 'RESULTS.md'}, {args.expdir / 'curves.png'}, {page}"
+    )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 import hashlib
 import logging
 import os
+import shlex
+import stat
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -53,10 +55,50 @@ def judge_faults(
     return text
 
 
+def write_anew(audio: str) -> str:
+    """What to do about a header that tells another length: a shell command.
+
+    libsndfile does not read such a FLAC file, sox without its plugins no MP3.
+    """
+    if audio.endswith(".flac"):
+        return f"write it anew: sox {shlex.quote(audio)} <new>.flac"
+    code = f"import soundfile as s; s.write('<new>.flac', *s.read({audio!r}))"
+    return f"copy it again, or write what is there: python -c {shlex.quote(code)}"
+
+
+def convert_command(
+    audio: str | Path, rate: int = SAMPLE_RATE, new: str = "<new file>"
+) -> str:
+    """A shell command that writes an audio file anew, mono and at another rate.
+
+    Args:
+        audio: path; sox without its plugins reads neither MP3 nor Opus.
+        rate: Hz.
+        new: what is written.
+    """
+    old = shlex.quote(str(audio))
+    if Path(audio).suffix.lower() in (".mp3", ".opus"):
+        read = f"python -m espnet_mtkd.bin.mtkd_cat_wav --audio {old} | sox -t wav -"
+    else:
+        read = f"sox {old}"
+    return f"{read} -r {rate} -c 1 {new}"
+
+
+def open_audio(audio: str) -> soundfile.SoundFile:
+    """A file opened for reading; of a pipe or a device one would wait for ever.
+
+    Raises:
+        OSError, SoundFileError: not there, no regular file, or no audio.
+    """
+    if not stat.S_ISREG(os.stat(audio).st_mode):
+        raise OSError(f"{audio}: a folder, a pipe or a device")
+    return soundfile.SoundFile(audio)
+
+
 def find_fault(audio: str) -> tuple[int, str | None]:
     """Number of samples of a file, and what is wrong with it (None: nothing)."""
     try:
-        with soundfile.SoundFile(audio) as file:
+        with open_audio(audio) as file:
             rate, num_channels = file.samplerate, file.channels
             num_promised = file.frames
             num_samples = num_bad = 0
@@ -65,14 +107,16 @@ def find_fault(audio: str) -> tuple[int, str | None]:
                 num_bad += int((~np.isfinite(block)).sum())
         cut = find_cut(Path(audio))
     except (soundfile.SoundFileError, OSError) as e:
-        return 0, f"unreadable ({e})"
+        # What libsndfile says of a FLAC file whose header has no length, or more.
+        remedy = f": {write_anew(audio)}" if "psf_fseek" in str(e) else ""
+        return 0, f"unreadable ({e}){remedy}"
     fault = None
     if num_samples == 0:
         fault = "empty"
     elif num_samples != num_promised:
         fault = (
-            f"its header says {num_promised} samples, {num_samples} can be read: write "
-            f"it anew (sox {audio} <new file>)"
+            f"its header says {num_promised} samples, {num_samples} can be read: "
+            + write_anew(audio)
         )
     elif cut is not None:
         fault = cut
@@ -126,8 +170,8 @@ def check_data_dir(data_dir: Path, shape_file: Path, nj: int = 1) -> None:
             "cannot be used",
             list(bad.values()),
             len(entries),
-            "repair the files, or take the utterances out of the data directory "
-            "(utils/fix_data_dir.sh)",
+            "repair the files, or take their lines out of wav.scp (and then: "
+            f"utils/fix_data_dir.sh {data_dir})",
         )
         logging.warning("%s\nThey are left out.", text)
     lines = [
@@ -149,8 +193,8 @@ def digest_of_audio(entries: dict[str, str]) -> str:
     digest = hashlib.sha256()
     for utt, audio in entries.items():
         try:
-            stat = os.stat(audio)
-            state = f"{stat.st_size} {stat.st_mtime_ns}"
+            found = os.stat(audio)
+            state = f"{found.st_size} {found.st_mtime_ns}"
         except OSError:
             state = "not there"
         digest.update(f"{utt} {audio} {state}\n".encode())

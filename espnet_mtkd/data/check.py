@@ -2,6 +2,7 @@
 
 import logging
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from espnet_mtkd.errors import DataError
 
 # What libsndfile, by which ESPnet reads audio, does not know
 NEEDS_PIPE = {".m4a", ".mp4", ".aac", ".wma", ".webm", ".mkv", ".amr", ".3gp"}
+TIME = r"[0-9]{1,9}(\.[0-9]*)?|\.[0-9]+"  # seconds
 TOOLS = {
     "sph2pipe": "build it from github.com/burrmill/sph2pipe; plain NIST files need "
     "none: '<utterance> <file.sph>'",
@@ -56,11 +58,16 @@ def check_distinct(data_dirs: list[Path]) -> None:
         name = "segments" if (data_dir / "segments").is_file() else "wav.scp"
         for _, utt, _ in numbered_lines(data_dir / name, f"a Kaldi {name}"):
             if utt in seen:
+                files = [
+                    shlex.quote(str(path))
+                    for path in (data_dir / x for x in (name, "text", "utt2spk"))
+                    if path.is_file()
+                ]
                 raise DataError(
                     f"utterance {utt} stands in {seen[utt]} and in {data_dir}, which "
-                    "are to become one training set (--pseudo_labels): give one of "
-                    "them a prefix: utils/copy_data_dir.sh --utt-prefix <name>- "
-                    f"{data_dir} <new directory>"
+                    "are to become one training set (--pseudo_labels, --pseudo_text): "
+                    f"give the ids of one a prefix: sed -i 's/^/{data_dir.name}-/' "
+                    f"{' '.join(files)}"
                 )
             seen[utt] = data_dir
 
@@ -92,8 +99,8 @@ def check_ends(data_dir: Path) -> None:
             "end too early, or are not there",
             faults,
             num,
-            "copy the files again, or take the utterances out of the data directory "
-            "(utils/fix_data_dir.sh)",
+            "copy the files again, or take their lines out of wav.scp (and then: "
+            f"utils/fix_data_dir.sh {data_dir})",
         )
         logging.warning("%s\nWhat is left of them is used.", text)
 
@@ -133,6 +140,15 @@ def find_problems(data_dir: Path) -> list[str]:
             ]
         if name == "wav.scp":
             problems += find_audio_problems(path, lines)
+        elif name == "utt2spk":
+            problems += [
+                f"{path}:{number}: expected '<utterance> <speaker>', found "
+                f"'{utt} {speaker[:80]}'"
+                for number, utt, speaker in lines
+                if len(speaker.split()) != 1
+            ]
+        elif name == "segments":
+            problems += find_segment_problems(path, lines, set(ids["wav.scp"]))
     source = "segments" if "segments" in ids else "wav.scp"
     for name in ("text", "utt2spk"):
         if name not in ids:
@@ -145,6 +161,30 @@ def find_problems(data_dir: Path) -> list[str]:
                     f"in it: {', '.join(lacking[:3])}{', ...' * (len(lacking) > 3)}: "
                     f"add them, or take them away: utils/fix_data_dir.sh {data_dir}"
                 )
+    return problems
+
+
+def find_segment_problems(path: Path, lines: list[tuple], recordings: set[str]):
+    """Lines that name no part of a recording, as Kaldi's validation sees them."""
+    problems = []
+    for number, utt, rest in lines:
+        recording, *times = rest.split() or [""]
+        if len(times) != 2 or not all(re.fullmatch(TIME, x) for x in times):
+            problems.append(
+                f"{path}:{number}: expected '<utterance> <recording> <begin> <end>', "
+                f"times in seconds, found '{utt} {rest[:80]}'"
+            )
+        elif float(times[0]) >= float(times[1]):
+            problems.append(
+                f"{path}:{number}: utterance {utt} ends at {times[1][:20]} s, which is "
+                f"not behind its beginning, {times[0][:20]} s: take its line out: "
+                f"utils/fix_data_dir.sh {path.parent} takes it out of the other files"
+            )
+        elif recording not in recordings:
+            problems.append(
+                f"{path}:{number}: recording {recording} of utterance {utt} is not in "
+                f"{path.with_name('wav.scp')}: add it, or take the line out"
+            )
     return problems
 
 
@@ -165,6 +205,11 @@ def find_audio_problems(path: Path, lines: list[tuple]) -> list[str]:
     problems, missing_tools = [], set()
     for number, utt, audio in lines:
         if audio.endswith("|"):
+            if not re.sub(r"\b\w+=\S*|[|\s]", "", audio):
+                problems.append(
+                    f"{path}:{number}: expected '<utterance> <command> |', found "
+                    f"'{utt} {audio[:80]}'"
+                )
             for part in audio.strip("|").split("|"):
                 words = [w for w in part.split() if not re.match(r"\w+=", w)]
                 tool = words[0] if words else ""

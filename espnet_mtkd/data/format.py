@@ -1,7 +1,9 @@
 """Recordings made into what training takes: one channel, no longer than is wanted."""
 
 import dataclasses
+import io
 import logging
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +12,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from espnet_mtkd.data.audio import BLOCK
+from espnet_mtkd.data.audio import BLOCK, open_audio
 from espnet_mtkd.data.kaldi import read_lengths, read_wav_scp
 from espnet_mtkd.errors import ConfigError, DataError
 from espnet_mtkd.files import write_atomically
@@ -59,7 +61,7 @@ def format_audio(
         DataError: a channel that a file has not; nothing is left.
         DiskError: no space.
     """
-    if channel != "mean" and not channel.isdigit():
+    if channel != "mean" and not re.fullmatch("[0-9]{1,4}", channel):
         raise ConfigError(
             f"--channel: expected mean or a number from 0, found '{channel}'"
         )
@@ -102,7 +104,8 @@ def file_name(utt: str) -> str:
 def count_channels(audio: str) -> int:
     """Channels of a file; 1 where it cannot be read."""
     try:
-        return soundfile.info(audio).channels
+        with open_audio(audio) as file:
+            return file.channels
     except (soundfile.SoundFileError, OSError):
         return 1
 
@@ -114,7 +117,7 @@ def write_mono(audio: str, out: Path, channel: str, utt: str) -> Path:
         DataError: the file has no such channel.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.tmp")
+    buffer = io.BytesIO()
     with soundfile.SoundFile(audio) as source:
         if channel != "mean" and int(channel) >= source.channels:
             raise DataError(
@@ -122,12 +125,12 @@ def write_mono(audio: str, out: Path, channel: str, utt: str) -> Path:
                 f"{source.channels}: give --channel mean, or one that all files have"
             )
         with soundfile.SoundFile(
-            temporary, "w", source.samplerate, 1, "PCM_16", format="FLAC"
+            buffer, "w", source.samplerate, 1, "PCM_16", format="FLAC"
         ) as target:
             for block in source.blocks(BLOCK, always_2d=True, dtype="float32"):
                 mean = block.mean(1) if channel == "mean" else block[:, int(channel)]
                 target.write(mean)
-    temporary.replace(out)
+    write_atomically(out, buffer.getbuffer())
     return out
 
 
@@ -154,7 +157,8 @@ def apply_durations(
     rate = 16000
     for audio in entries.values():
         try:
-            rate = soundfile.info(audio).samplerate
+            with open_audio(audio) as file:
+                rate = file.samplerate
             break
         except (soundfile.SoundFileError, OSError):
             continue
@@ -234,12 +238,10 @@ def cut_at_pauses(
             source.seek(begin)
             piece = f"{utt}-{number:04d}"
             path = folder / file_name(piece)
-            temporary = path.with_name(f".{path.name}.tmp")
             samples = source.read(end - begin, dtype="float32")
-            soundfile.write(
-                temporary, samples, source.samplerate, "PCM_16", format="FLAC"
-            )
-            temporary.replace(path)
+            buffer = io.BytesIO()
+            soundfile.write(buffer, samples, source.samplerate, "PCM_16", format="FLAC")
+            write_atomically(path, buffer.getbuffer())
             yield piece, path, end - begin
             begin = end
 

@@ -1,9 +1,12 @@
 """Files of Kaldi data directories, and what is wrong with them."""
 
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 from espnet_mtkd.errors import DataError
+from espnet_mtkd.files import to_utf8
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -29,25 +32,31 @@ def numbered_lines(path: Path, expected: str) -> Iterator[tuple[int, str, str]]:
     if not path.is_file():
         raise DataError(f"{path}: no such file: expected {expected}")
     content = path.read_bytes()
+    quoted = shlex.quote(str(path))
     if content.startswith(BYTE_ORDER_MARK):
         raise DataError(
             f"{path}:1: begins with a byte order mark, which would become part of the "
-            rf"first id: take it out: sed -i '1s/^\xEF\xBB\xBF//' {path}"
+            rf"first id: take it out: sed -i '1s/^\xEF\xBB\xBF//' {quoted}"
         )
     seen: dict[str, int] = {}
     for number, line in enumerate(content.split(b"\n"), 1):
         if line.endswith(b"\r"):
             raise DataError(
                 f"{path}:{number}: ends in CR, as on Windows: expected LF alone: "
-                rf"sed -i 's/\r$//' {path}"
+                rf"sed -i 's/\r$//' {quoted}"
+            )
+        if b"\r" in line or b"\0" in line:
+            raise DataError(
+                f"{path}:{number}: has a CR, which ESPnet takes for a line's end, or a "
+                rf"zero byte: take them out: sed -i 's/[\r\x00]//g' {quoted}"
             )
         try:
             words = line.decode("utf-8").split(maxsplit=1)
         except UnicodeDecodeError as e:
             raise DataError(
                 f"{path}:{number}: not UTF-8 ({e.reason} at byte {e.start}): "
-                f"'{line[:60].decode('latin-1')}': convert it: "
-                f"iconv -f ISO-8859-1 -t UTF-8 {path} (if that is what it is)"
+                f"'{line[:60].decode('latin-1')}': convert it, if it is Latin-1: "
+                f"{to_utf8(path)}"
             ) from e
         if not words:
             continue
@@ -107,10 +116,16 @@ def read_lengths(shape_file: Path) -> dict[str, int]:
     """
     lengths = {}
     for number, utt, num in numbered_lines(shape_file, "'<utterance> <samples>' lines"):
-        if not num.isdigit():
+        samples = to_samples(num)
+        if samples is None:
             raise DataError(
                 f"{shape_file}:{number}: expected '<utterance> <samples>', found "
                 f"'{utt} {num}'"[:300]
             )
-        lengths[utt] = int(num)
+        lengths[utt] = samples
     return lengths
+
+
+def to_samples(text: str) -> int | None:
+    """A number of samples; None where the text is none, or one of no recording."""
+    return int(text) if re.fullmatch("[0-9]{1,15}", text) else None

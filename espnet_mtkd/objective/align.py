@@ -118,25 +118,23 @@ class FrameAligner:
         """Refuse teacher and student frame counts that are apart by more than one.
 
         Args:
-            lengths_B: (B,) valid teacher frames.
-            student_lengths_B: (B,) student frames.
+            lengths_B: B valid teacher frames.
+            student_lengths_B: B student frames.
             name: of the target, for the message.
             utt_ids: B strings, for the message.
 
         Raises:
             DataError: naming the utterance and both counts.
         """
-        difference = lengths_B / self.ratio - student_lengths_B
-        # A remainder of the division is less than one frame and no difference.
-        apart = (difference >= MAX_FRAME_DIFFERENCE + 1) | (
-            difference < -MAX_FRAME_DIFFERENCE
-        )
-        if bool(apart.any()):
-            i = int(apart.nonzero()[0])
+        for i, (num, own) in enumerate(zip(lengths_B, student_lengths_B, strict=True)):
+            difference = num / self.ratio - own
+            # A remainder of the division is less than one frame and no difference.
+            if -MAX_FRAME_DIFFERENCE <= difference < MAX_FRAME_DIFFERENCE + 1:
+                continue
             utt = utt_ids[i] if utt_ids is not None else f"number {i} of the batch"
             raise DataError(
-                f"utterance {utt}: teacher target '{name}' has {int(lengths_B[i])} "
-                f"frames, which is {float(lengths_B[i] / self.ratio):.1f} student "
-                f"frames, but the student's encoder gave {int(student_lengths_B[i])}: "
-                "the two frame shifts do not belong together, or the audio differs"
+                f"utterance {utt}: teacher target '{name}' has {num} frames, which is "
+                f"{num / self.ratio:.1f} student frames, but the student's encoder "
+                f"gave {own}: the two frame shifts do not belong together, or the "
+                "audio differs"
             )

@@ -82,7 +82,31 @@ def add_distillation_arguments(group) -> None:
         "--loss_conf",
         action=NestedDictAction,
         default=dict(),
-        help="Weights of the loss's parts: l1, mse, cosine",
+        help="Weights of the loss's parts: l1, mse, cosine; and codes, of the stored "
+        "codes' cross-entropy beside them (needs --targets_dir)",
+    )
+    group.add_argument(
+        "--objective_conf",
+        action=NestedDictAction,
+        default=dict(),
+        help="How targets are scaled, predicted and weighed: standardize, clip, head, "
+        "hidden, blocks, layers, balance (docs/method.md)",
+    )
+    group.add_argument(
+        "--mask_conf",
+        action=NestedDictAction,
+        default=dict(),
+        help="Spans of the student's features that are masked: time_prob (0), "
+        "time_length (10 frames), channel_prob (0), channel_length (5 channels)",
+    )
+    group.add_argument(
+        "--noise_conf",
+        action=NestedDictAction,
+        default=dict(),
+        help="What the student hears and the teachers do not: prob (0: share of the "
+        "utterances), snr (5 to 20 dB), babble (0.4), voices (3 to 7), colour (0.2), "
+        "slope (0 to 2), files (0), noise_dir, room (0.3), decay (0.1 to 0.6 s), "
+        "direct (0 to 12 dB), gain (-6 to 6 dB)",
     )
     group.add_argument(
         "--init",

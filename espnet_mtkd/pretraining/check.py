@@ -7,19 +7,26 @@ from pathlib import Path
 
 import soundfile
 import torch
-from espnet2.train.trainer import TrainerOptions
 
-from espnet_mtkd.data.audio import SAMPLE_RATE, judge_faults
+from espnet_mtkd.data.audio import (
+    SAMPLE_RATE,
+    convert_command,
+    judge_faults,
+    open_audio,
+)
 from espnet_mtkd.data.kaldi import read_lengths, read_wav_scp
+from espnet_mtkd.data.listed import check_listed
 from espnet_mtkd.errors import ConfigError, DataError, name_ten
 from espnet_mtkd.pretraining.datasets import data_set_name
 from espnet_mtkd.student.lengths import MIN_FRAMES, refuse_short
+from espnet_mtkd.training.position import skip
+from espnet_mtkd.training.trainer import SurvivingOptions
 
 MAX_HEADERS = 1000  # of a set's audio files, evenly spread, whose headers are read
 
 
 @dataclasses.dataclass
-class MTKDTrainerOptions(TrainerOptions):
+class MTKDTrainerOptions(SurvivingOptions):
     """ESPnet's, and the arguments that say which data there are; names are ESPnet's."""
 
     train_data_path_and_name_and_type: list
@@ -70,8 +77,8 @@ def check_data(model, options: MTKDTrainerOptions) -> None:
     Raises:
         TargetStoreError: utterances whose targets are not stored, or of other audio.
         DataError: utterances that are too long for a teacher, too short for the student
-            or for `target_delay`, or audio that is not mono at 16 kHz. The first ten
-            are named.
+            or for `target_delay`, or audio that is not mono at 16 kHz; see
+            `check_listed` too. The first ten are named.
     """
     least = model.frames.least_samples(MIN_FRAMES)
     for data in data_sets(options):
@@ -79,6 +86,9 @@ def check_data(model, options: MTKDTrainerOptions) -> None:
         refuse_short(data.shape_file, data.lengths, least, "this training")
         check_delay(data, model.objective.target_delay, model.frames.shift)
         check_headers(data, MAX_HEADERS)
+    for data in data_sets(options):
+        folder = Path(options.output_dir)
+        check_listed(data.wav_scp, data.lengths, data.shape_file, folder)
 
 
 def check_delay(data: DataSet, target_delay: int, frame_shift: int) -> None:
@@ -119,7 +129,7 @@ def check_headers(data: DataSet, most: int | None = None) -> None:
     paths = read_wav_scp(data.wav_scp)
     utts = list(data.lengths)
     step = 1 if most is None else -(-len(utts) // most)
-    faults = []
+    faults, convertible = [], []
     for utt in utts[::step]:
         if utt not in paths:
             raise DataError(
@@ -127,20 +137,22 @@ def check_headers(data: DataSet, most: int | None = None) -> None:
                 "run mtkd_doctor for this directory again"
             )
         try:
-            header = soundfile.info(paths[utt])
+            with open_audio(paths[utt]) as header:
+                found = header.samplerate, header.channels
         except (soundfile.SoundFileError, OSError) as e:
             faults.append(f"{utt} ({paths[utt]}): unreadable ({e})")
             continue
-        if (header.samplerate, header.channels) != (SAMPLE_RATE, 1):
-            faults.append(
-                f"{utt} ({header.samplerate} Hz, channels: {header.channels})"
-            )
+        if found != (SAMPLE_RATE, 1):
+            faults.append(f"{utt} ({found[0]} Hz, channels: {found[1]})")
+            convertible.append(paths[utt])
     if faults:
+        remedy = "let stage 3 of mtkd.sh write them anew"
+        if convertible:
+            remedy += f", or do it: {convert_command(convertible[0])}"
         raise DataError(
             f"{data.wav_scp}: expected {SAMPLE_RATE} Hz and one channel, found "
             f"{len(faults)} of {len(utts[::step])} files otherwise: "
-            f"{name_ten(faults)}: let stage 3 of mtkd.sh write them anew, or "
-            "sox <file> -r 16000 -c 1 <new file>"
+            f"{name_ten(faults)}: {remedy}"
         )
 
 
@@ -173,17 +185,25 @@ class CheckedBatches:
     def __len__(self) -> int:
         return len(self.batches)
 
+    def skip(self, num_batches: int) -> "CheckedBatches":
+        """What comes behind the first batches, which are not read."""
+        return CheckedBatches(skip(self.batches, num_batches), self.explain)
+
     def __iter__(self) -> Iterator:
         """The batches.
 
         Raises:
             DataError: audio with several channels, or with NaN or infinite samples,
-                named by its utterance.
+                named by its utterance; or what a loader's worker has found.
         """
         try:
             for utt_ids, batch in self.batches:
                 check_speech(utt_ids, batch["speech"])
                 yield utt_ids, batch
+        except DataError as e:
+            # PyTorch puts the traceback of a loader's worker before the message.
+            head, _, message = str(e).rpartition(f"{DataError.__name__}: ")
+            raise DataError(message.strip()) if "Traceback" in head else e from None
         except RuntimeError as e:
             if "Sampling rates are mismatched" in str(e):
                 self.explain()

@@ -15,15 +15,33 @@ class NamedCollateFn:
     Args:
         name: of the data set.
         collate_fn: ESPnet's: [(id, {name: array}), ...] -> (ids, batch).
+        ears: gives what the student hears, as `heard` beside the clean `speech`, by
+            (`<data set>/<id>`, speech, epoch); None: it hears what teachers hear.
+        epoch: that the batches are of, from 1.
     """
 
-    def __init__(self, name: str, collate_fn):
+    def __init__(self, name: str, collate_fn, ears=None, epoch: int = 1):
         self.name = name
         self.collate_fn = collate_fn
+        self.ears = ears
+        self.epoch = epoch
+
+    def at(self, epoch: int) -> "NamedCollateFn":
+        """The same for another epoch; loaders that were built keep theirs."""
+        return NamedCollateFn(self.name, self.collate_fn, self.ears, epoch)
 
     def __call__(self, data):
-        """See `collate_fn`."""
-        return self.collate_fn([(f"{self.name}/{utt}", item) for utt, item in data])
+        """See `collate_fn`; and `num_samples`, the lengths on the host."""
+        named = [(f"{self.name}/{utt}", item) for utt, item in data]
+        if self.ears is not None:
+            named = [
+                (utt, {**item, "heard": self.ears(utt, item["speech"], self.epoch)})
+                for utt, item in named
+            ]
+        utts, batch = self.collate_fn(named)
+        # (a tuple, which stays on the host when the batch goes to a GPU)
+        num_samples = tuple(len(item["speech"]) for _, item in named)
+        return utts, {**batch, "num_samples": num_samples}
 
 
 def data_set_name(wav_scp: str | Path) -> str:

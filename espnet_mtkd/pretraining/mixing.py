@@ -6,6 +6,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from espnet2.iterators.abs_iter_factory import AbsIterFactory
 
+from espnet_mtkd.pretraining.datasets import NamedCollateFn
+from espnet_mtkd.training.position import skip
+
 
 class MixedIterFactory(AbsIterFactory):
     """All labelled batches of an epoch, with unlabelled ones spread evenly among them.
@@ -50,7 +53,7 @@ class MixedIterFactory(AbsIterFactory):
         num = max(1, round(self.ratio * len(labelled)))
         chosen = self.choose(num * (epoch - 1), num)
         loaders = [
-            factory_loader(factory, [b for j, b in chosen if j == i])
+            factory_loader(factory, [b for j, b in chosen if j == i], epoch)
             for i, factory in enumerate(self.unlabelled)
         ]
         return MixedIter(labelled, loaders, [i for i, _ in chosen])
@@ -72,14 +75,23 @@ class MixedIterFactory(AbsIterFactory):
         return chosen
 
 
-def factory_loader(factory, batches):
-    """A loader of given batches with the settings of a `SequenceIterFactory`."""
+def factory_loader(factory, batches, epoch: int):
+    """A loader of given batches with the settings of a `SequenceIterFactory`.
+
+    Args:
+        factory: whose collate function may be a `NamedCollateFn`.
+        batches: lists of utterance ids.
+        epoch: that they are of, from 1.
+    """
+    collate_fn = factory.collate_fn
+    if isinstance(collate_fn, NamedCollateFn):
+        collate_fn = collate_fn.at(epoch)
     return torch.utils.data.DataLoader(
         dataset=factory.dataset,
         batch_sampler=batches,
         num_workers=factory.num_workers if batches else 0,
         pin_memory=factory.pin_memory,
-        collate_fn=factory.collate_fn,
+        collate_fn=collate_fn,
     )
 
 
@@ -98,15 +110,28 @@ class MixedIter:
     def __len__(self) -> int:
         return len(self.labelled) + len(self.order)
 
-    def __iter__(self) -> Iterator:
-        sources = [iter(loader) for loader in self.loaders]
+    def sources(self) -> Iterator[int]:
+        """Which loader each batch comes from; -1: the labelled one."""
         num_labelled, done = len(self.labelled), 0
-        for n, item in enumerate(self.labelled, 1):
-            yield mark(item, False)
+        for n in range(1, num_labelled + 1):
+            yield -1
             due = round(n * len(self.order) / num_labelled)
-            for i in self.order[done:due]:
-                yield mark(next(sources[i]), True)
+            yield from self.order[done:due]
             done = due
+
+    def __iter__(self) -> Iterator:
+        return self.skip(0)
+
+    def skip(self, num_batches: int) -> Iterator:
+        """Iterate over what comes behind the first batches, which are not read."""
+        sources = list(self.sources())
+        passed, rest = sources[:num_batches], sources[num_batches:]
+        loaders = {-1: self.labelled, **dict(enumerate(self.loaders))}
+        iterators = {
+            i: iter(skip(loader, passed.count(i))) for i, loader in loaders.items()
+        }
+        for i in rest:
+            yield mark(next(iterators[i]), i >= 0)
 
 
 def mark(item, is_unlabelled: bool):

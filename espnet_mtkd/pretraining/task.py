@@ -9,24 +9,26 @@ from espnet2.tasks.abs_task import AbsTask
 from espnet2.torch_utils.initialize import initialize
 from espnet2.train.collate_fn import CommonCollateFn
 
-from espnet_mtkd.data.kaldi import read_lengths, read_wav_scp
-from espnet_mtkd.errors import ConfigError
+from espnet_mtkd.augment.masks import parse_mask_options
+from espnet_mtkd.data.kaldi import read_lines, read_wav_scp
+from espnet_mtkd.data.listed import read_samples
+from espnet_mtkd.errors import ConfigError, shown
 from espnet_mtkd.files import read_yaml
 from espnet_mtkd.objective.losses import CodebookLoss, EmbeddingLoss
+from espnet_mtkd.objective.options import check_keys, read_options
 from espnet_mtkd.pretraining.arguments import add_distillation_arguments
 from espnet_mtkd.pretraining.datasets import (
     NamedCollateFn,
     check_names,
     data_set_name,
 )
+from espnet_mtkd.pretraining.heard import EpochIterFactory, build_ears, check_noise
 from espnet_mtkd.pretraining.launch import SpawnedErrors
 from espnet_mtkd.pretraining.mixing import MixedIterFactory
 from espnet_mtkd.pretraining.model import ESPnetMTKDModel
-from espnet_mtkd.pretraining.schedule import AutomaticSteps
 from espnet_mtkd.pretraining.trainer import MTKDTrainer
 from espnet_mtkd.student.build import (
     build_student,
-    construct,
     encoder_choices,
     frontend_choices,
     normalize_choices,
@@ -37,6 +39,7 @@ from espnet_mtkd.targets.teacher import CachedTeacher
 from espnet_mtkd.teachers.base import parse_teachers
 from espnet_mtkd.teachers.memory import TargetMemory
 from espnet_mtkd.teachers.s3prl import TeacherPool
+from espnet_mtkd.training.schedule import AutomaticSteps
 
 ITERATOR_TYPES = ("sequence", "category", "none", None)  # none: of the caller's own
 
@@ -92,12 +95,13 @@ class MTKDTask(SpawnedErrors, AutomaticSteps, AbsTask):
 
     @classmethod
     def build_iter_factory(cls, args, distributed_option, mode, kwargs=None):
-        """ESPnet's, with the unlabelled audio mixed in for training.
+        """ESPnet's; for training with noise, and with unlabelled audio mixed in.
 
         Args:
             args, distributed_option, mode, kwargs: see `AbsTask.build_iter_factory`.
 
         Raises:
+            ConfigError: see `build_ears`.
             DataError: a wav.scp or a file of lengths that cannot be read.
         """
 
@@ -109,8 +113,20 @@ class MTKDTask(SpawnedErrors, AutomaticSteps, AbsTask):
                 raise
 
         build_by_espnet = super().build_iter_factory
+        if mode != "train":
+            return build(args, distributed_option, mode, kwargs)
+        ears = build_ears(args)
+
+        def collate(scp):
+            clean = cls.build_collate_fn(args, train=True)
+            return NamedCollateFn(data_set_name(scp), clean, ears)
+
+        scp = args.train_data_path_and_name_and_type[0][0]
+        kwargs = {"collate_fn": collate(scp), **(kwargs or {})}
         factory = build(args, distributed_option, mode, kwargs)
-        if mode != "train" or not args.unlabelled_wav_scp:
+        if ears is not None:
+            factory = EpochIterFactory(factory)
+        if not args.unlabelled_wav_scp:
             return factory
         unlabelled = [
             build(
@@ -120,9 +136,7 @@ class MTKDTask(SpawnedErrors, AutomaticSteps, AbsTask):
                 {
                     "data_path_and_name_and_type": [(scp, "speech", "sound")],
                     "shape_files": [shape],
-                    "collate_fn": NamedCollateFn(
-                        data_set_name(scp), cls.build_collate_fn(args, train=True)
-                    ),
+                    "collate_fn": collate(scp),
                 },
             )
             for scp, shape in zip(
@@ -143,24 +157,21 @@ class MTKDTask(SpawnedErrors, AutomaticSteps, AbsTask):
             The model of stage 1.
 
         Raises:
-            ConfigError: see `check_config`, `parse_teachers`, `check_upstream`.
+            ConfigError: see `check_config`, `parse_mask_options`, `check_noise`,
+                `parse_teachers`, `check_upstream`.
         """
         if args.student_config is not None:
             read_student_config(args)
         check_config(args)
+        masks = parse_mask_options(args.mask_conf)
+        check_noise(args)
         configs = parse_teachers(args.teachers)
         args.teachers = [
             {**vars(c), "layers": None if c.layers is None else list(c.layers)}
             for c in configs
         ]
-        as_codes = args.target_type == "codes"
-        if args.targets_dir is None:
-            live = TeacherPool(configs)
-            teachers = TargetMemory(live, args.teacher_memory_mb * 10**6)
-        else:
-            teachers = TeacherPool(
-                configs, lambda c: CachedTeacher(c, args.targets_dir, as_codes)
-            )
+        objective = objective_options(args)
+        teachers = load_teachers(args, configs)
         frontend, specaug, normalize, encoder = build_student(args)
         model = ESPnetMTKDModel(
             frontend=frontend,
@@ -168,7 +179,8 @@ class MTKDTask(SpawnedErrors, AutomaticSteps, AbsTask):
             normalize=normalize,
             encoder=encoder,
             teachers=teachers,
-            **objective_options(args),
+            masks=masks,
+            **objective,
         )
         logging.info(
             "student: %s", describe_latency(encoder, model.frames, args.target_delay)
@@ -186,6 +198,25 @@ class MTKDTask(SpawnedErrors, AutomaticSteps, AbsTask):
         return model
 
 
+def load_teachers(args: argparse.Namespace, configs):
+    """The teachers of a stage 1: its stored targets, or live ones with their memory.
+
+    Args:
+        args: of stage 1, as its `config.yaml` has them.
+        configs: of `parse_teachers`.
+
+    Raises:
+        ConfigError, TargetStoreError: see `S3PRLTeacher` and `CachedTeacher`.
+    """
+    if args.targets_dir is None:
+        return TargetMemory(TeacherPool(configs), args.teacher_memory_mb * 10**6)
+    as_codes = args.target_type == "codes"
+    with_codes = objective_options(args)["loss"].codes > 0
+    return TeacherPool(
+        configs, lambda c: CachedTeacher(c, args.targets_dir, as_codes, with_codes)
+    )
+
+
 def objective_options(args: argparse.Namespace) -> dict:
     """Keyword arguments of `DistillationObjective` that are options of stage 1.
 
@@ -193,13 +224,20 @@ def objective_options(args: argparse.Namespace) -> dict:
         args: of stage 1, as its `config.yaml` has them.
 
     Raises:
-        ConfigError: a key or value of `loss_conf` that means nothing.
+        ConfigError: a key or value of `loss_conf` or `objective_conf` that means
+            nothing.
     """
     if args.target_type == "codes":
         loss = CodebookLoss()
     else:
-        loss = construct("loss_conf", EmbeddingLoss, args.loss_conf)
-    return dict(loss=loss, align=args.align, target_delay=args.target_delay)
+        check_keys("loss_conf", args.loss_conf, ("l1", "mse", "cosine", "codes"))
+        loss = EmbeddingLoss(**args.loss_conf)
+    return dict(
+        loss=loss,
+        align=args.align,
+        target_delay=args.target_delay,
+        options=read_options(args.objective_conf),
+    )
 
 
 def explain_data(args: argparse.Namespace, mode: str) -> None:
@@ -210,20 +248,22 @@ def explain_data(args: argparse.Namespace, mode: str) -> None:
         mode: `train` or another, which is the validation set's.
 
     Raises:
-        DataError: see `read_wav_scp` and `read_lengths`.
+        DataError: see `read_wav_scp`, `read_lines` and `read_samples`.
     """
     part = "train" if mode == "train" else "valid"
-    scps = [path for path, *_ in getattr(args, f"{part}_data_path_and_name_and_type")]
+    sources = getattr(args, f"{part}_data_path_and_name_and_type")
+    scps = [path for path, _, kind in sources if kind == "sound"]
+    texts = [path for path, _, kind in sources if kind == "text"]
     shapes = list(getattr(args, f"{part}_shape_file"))
-    if part == "train":
-        scps += args.unlabelled_wav_scp
-        shapes += args.unlabelled_shape_file
-    for path in map(Path, scps):
-        if not path.is_dir():
-            read_wav_scp(path)
-    for path in map(Path, shapes):
-        if not path.is_dir():
-            read_lengths(path)
+    if part == "train":  # stage 2 has no such options
+        scps += getattr(args, "unlabelled_wav_scp", [])
+        shapes += getattr(args, "unlabelled_shape_file", [])
+    for path in (x for x in map(Path, scps) if not x.is_dir()):
+        read_wav_scp(path)
+    for path in (x for x in map(Path, texts) if not x.is_dir()):
+        read_lines(path, "a Kaldi text")
+    for path in (x for x in map(Path, shapes) if not x.is_dir()):
+        read_samples(path)
 
 
 def read_student_config(args: argparse.Namespace) -> None:
@@ -257,12 +297,12 @@ def take_student(args: argparse.Namespace, config: dict, where: Path) -> None:
         if not isinstance(name, str) or name not in choices.classes:
             raise ConfigError(
                 f"{where}: {choices.name}: expected one of {sorted(choices.classes)}, "
-                f"found {name!r}"
+                f"found {shown(name)}"
             )
         conf = config.get(f"{choices.name}_conf")
         if conf is not None and not isinstance(conf, dict):
             raise ConfigError(
-                f"{where}: {choices.name}_conf: expected a mapping, found {conf!r}"
+                f"{where}: {choices.name}_conf: expected a mapping, found {shown(conf)}"
             )
         setattr(args, choices.name, name)
         setattr(args, f"{choices.name}_conf", conf or {})
@@ -286,15 +326,26 @@ def check_config(args: argparse.Namespace) -> None:
     fs = str(args.frontend_conf.get("fs", 16000)).lower()
     if fs not in ("16000", "16k"):
         raise ConfigError(f"frontend_conf.fs: the teachers expect 16000, found {fs}")
-    if args.target_type == "codes" and args.targets_dir is None:
+    objective = objective_options(args)
+    asked = None
+    if args.target_type == "codes":
+        asked = "target_type codes"
+    elif objective["loss"].codes > 0:
+        asked = f"loss_conf.codes {objective['loss'].codes:g}"
+    if asked and args.targets_dir is None:
         raise ConfigError(
-            "target_type codes: expected --targets_dir with stored codes "
-            "(mtkd_extract): live teachers give embeddings"
+            f"{asked}: expected --targets_dir with stored codes "
+            "(run mtkd_extract --form codes): live teachers give embeddings"
         )
-    if args.target_type == "codes" and args.align != "concat":
+    if asked and args.align != "concat":
         raise ConfigError(
-            "target_type codes: codes cannot be averaged: expected align concat, "
+            f"{asked}: codes cannot be averaged: expected align concat, "
             f"found {args.align}"
+        )
+    if asked and objective["options"].layers != "each":
+        raise ConfigError(
+            f"{asked}: codes cannot be averaged: expected objective_conf.layers each, "
+            f"found {objective['options'].layers}"
         )
     if len(args.unlabelled_wav_scp) != len(args.unlabelled_shape_file):
         raise ConfigError(

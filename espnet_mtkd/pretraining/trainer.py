@@ -1,7 +1,6 @@
 """ESPnet's trainer, with what distillation needs before the first epoch."""
 
 import logging
-import math
 from pathlib import Path
 
 import torch
@@ -17,12 +16,16 @@ from espnet_mtkd.pretraining.check import (
     check_headers,
     data_sets,
 )
-from espnet_mtkd.pretraining.schedule import ScheduleTrainer
+from espnet_mtkd.targets.drift import check_teachers
+from espnet_mtkd.training.position import length_of
+from espnet_mtkd.training.schedule import is_first_process
+from espnet_mtkd.training.trainer import SurvivingTrainer
+from espnet_mtkd.training.watch import what_to_do
 
 STANDARDIZE_UTTERANCES = 512  # sample from which the targets' statistics are taken
 
 
-class MTKDTrainer(ScheduleTrainer):
+class MTKDTrainer(SurvivingTrainer):
     """Fits the target statistics, then trains as ESPnet does."""
 
     @classmethod
@@ -30,15 +33,19 @@ class MTKDTrainer(ScheduleTrainer):
         """Same arguments as `Trainer.run`.
 
         Raises:
-            NonFiniteError: an epoch brought no usable update.
-            ConfigError, DataError, TargetStoreError: see `check_accumulation` and
-                `check_data`, which come before the first step.
+            NonFiniteError: see `SurvivingTrainer.run`.
+            ConfigError, DataError, TargetStoreError: see `check_accumulation`,
+                `check_data` and `check_teachers`, which come before the first step.
         """
-        check_data(model, trainer_options)
-        first = train_iter_factory.build_iter(1, shuffle=True)
-        check_accumulation(len(first), trainer_options.accum_grad)
         checkpoint = Path(trainer_options.output_dir) / "checkpoint.pth"
         resumes = trainer_options.resume and checkpoint.exists()
+        if is_first_process():
+            check_teachers(model.teachers, checkpoint.parent, resumes)
+        check_data(model, trainer_options)
+        first = train_iter_factory.build_iter(1, shuffle=True)
+        num_batches = length_of(first)
+        if num_batches is not None:
+            check_accumulation(num_batches, trainer_options.accum_grad)
         if not resumes and not model.objective.is_standardized:
             fit_standardizers(
                 model,
@@ -87,21 +94,23 @@ class MTKDTrainer(ScheduleTrainer):
             model=model, iterator=iterator, options=options, **kwargs
         ):
             raise NonFiniteError(
-                "no step of this epoch had finite gradients: expected a finite loss. "
-                "Lower optim_conf.lr, or check the teachers' embeddings: "
-                "python -m espnet_mtkd.bin.mtkd_doctor"
+                "no step of this epoch had finite gradients: expected a finite loss: "
+                + what_to_do(Path(options.output_dir))
             )
         return False
 
 
 @torch.no_grad()
 def fit_standardizers(model, iterator, device: str) -> None:
-    """Set mean and standard deviation of each target from the first utterances.
+    """Set the statistics of each target from the first utterances.
 
     Args:
         model: `ESPnetMTKDModel`.
         iterator: gives (utterance ids, batch) as ESPnet's data loaders do.
         device: where the teachers are to run.
+
+    Raises:
+        NonFiniteError, ConfigError: see `DistillationObjective.fit`.
     """
     num_utts = 0
     for utt_ids, batch in iterator:
@@ -110,20 +119,5 @@ def fit_standardizers(model, iterator, device: str) -> None:
         num_utts += len(utt_ids)
         if num_utts >= STANDARDIZE_UTTERANCES:
             break
-    for name, standardizer in model.objective.standardizers.items():
-        standardizer.fit()
-        scale = standardizer.std.square().mean().sqrt().item()
-        if not math.isfinite(scale):
-            raise NonFiniteError(
-                f"target '{name}' holds values that are not finite (over {num_utts} "
-                "utterances): expected finite embeddings from the teacher"
-            )
-        logging.info(
-            "target %s: standardised over %d utterances, %d frames; its scale is %.3g; "
-            "%s",
-            name,
-            num_utts,
-            int(standardizer.num_frames),
-            scale,
-            standardizer.describe_tails(),
-        )
+    for name, text in model.objective.fit().items():
+        logging.info("target %s: %s (%d utterances)", name, text, num_utts)

@@ -15,16 +15,20 @@ from espnet_mtkd.results.tables import table
 REPO = "USER/MODEL"  # stands in the card for the repository, until that is known
 STREAMING_ENCODER = "contextual_block_conformer"
 STUDENT_KEYS = (
-    *("frontend", "frontend_conf", "specaug_conf", "normalize", "encoder"),
-    *("encoder_conf", "decoder", "decoder_conf", "joint_net_conf", "model_conf"),
-    *("token_type", "max_epoch", "optim", "optim_conf", "scheduler", "scheduler_conf"),
+    *("frontend", "frontend_conf", "specaug", "specaug_conf", "normalize"),
+    *("encoder", "encoder_conf", "decoder", "decoder_conf", "joint_net_conf"),
+    *("model_conf", "token_type", "max_epoch", "optim", "optim_conf"),
+    *("scheduler", "scheduler_conf"),
 )
 # Of the streaming decoder: what was decoded, and where.
 LOCAL_ARGUMENTS = {
     *("asr_train_config", "asr_model_file", "bpemodel", "wav_scp", "out"),
     *("ngpu", "num_threads"),
 }
-STAGE1_KEYS = ("align", "target_delay", "target_type", "loss_conf", "max_epoch")
+STAGE1_KEYS = (
+    *("align", "target_delay", "target_type", "loss_conf", "objective_conf"),
+    "max_epoch",
+)
 
 # Python code, to be filled in with a repository and the arguments of decoding.
 LOAD = """\
@@ -166,7 +170,7 @@ def _teachers(facts: CardFacts) -> str:
                 link,
                 f"{t.origin.licence}{note}",
                 t.role,
-                layers if t.role == "embeddings" else "",
+                layers if t.role.startswith("embeddings") else "",
             ]
         )
     columns = [

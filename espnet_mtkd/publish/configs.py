@@ -30,7 +30,7 @@ MACHINE_PREFIXES = ("dist_", "wandb_")
 ENCODER_KEYS = (
     *("frontend", "frontend_conf", "normalize", "normalize_conf"),
     *("encoder", "encoder_conf", "teachers", "align", "target_delay", "target_type"),
-    *("loss_conf", "max_epoch", "version"),
+    *("loss_conf", "objective_conf", "max_epoch", "version"),
 )
 FILE_KEYS = ("bpemodel", "stats_file", "non_linguistic_symbols")
 

@@ -11,9 +11,12 @@ from espnet_mtkd.publish.foundation import foundation_models
 from espnet_mtkd.publish.lineage import (
     INITIAL,
     PATHS,
+    RECOGNISER,
     Lineage,
     find_folder,
+    is_given_text,
     is_pseudo_labelled,
+    read_source,
     training_dirs,
 )
 from espnet_mtkd.publish.teachers import Origin, find_origin
@@ -207,7 +210,21 @@ def list_teachers(
         _teacher(f"part_{i}" if i else "part", model, corrections, IN_MODEL)
         for i, model in enumerate(foundation_models(asr_config))
     ]
-    teachers += _embedding_teachers(mtkd_config or {}, corrections)
+    role = "embeddings"
+    began = {Path(file).parent.name for _, file in lineage.sources}
+    kept_of_others = []
+    for where, file in lineage.kept:
+        if Path(file).parent.name in began:
+            role = "embeddings, in both stages"
+        else:
+            kept_of_others.append((where, file))
+    teachers += _embedding_teachers(mtkd_config or {}, corrections, role)
+    for where, file in kept_of_others:
+        folder = find_folder(Path(file).parent, where.parent, root)
+        config = {} if folder is None else read_yaml(folder / "config.yaml")
+        role = "embeddings, in stage 2"
+        found = _embedding_teachers(config, corrections, role)
+        teachers += found or [_teacher("kept_teacher", nothing, corrections, role)]
     if lineage.sources and mtkd_config is None:
         teachers.append(_teacher(INITIAL, nothing, corrections, "initial weights"))
     roles = ["alignment paths"] if lineage.path_targets else []
@@ -223,6 +240,8 @@ def list_teachers(
             role = f"{', '.join(roles)}, by way of the teacher transducer"
             found = _embedding_teachers(config, corrections, role)
             teachers += found or [_teacher(f"{PATHS}_began_with", nothing, {}, role)]
+    if lineage.given_text:
+        teachers.append(_recogniser(lineage.given_text[1], corrections))
     unknown = set(corrections) - {t.name for t in teachers}
     if unknown:
         raise ConfigError(
@@ -230,6 +249,14 @@ def list_teachers(
             f"{', '.join(t.name for t in teachers) or 'none'})"
         )
     return teachers
+
+
+def _recogniser(data_dir: Path, corrections: dict[str, Origin]) -> Teacher:
+    """What transcribed unlabelled audio, which has learnt from transcripts itself."""
+    model = read_source(data_dir).get("upstream", "unknown")
+    found = _teacher(RECOGNISER, (model, None), corrections, "transcripts")
+    origin = dataclasses.replace(found.origin, is_supervised=True)
+    return dataclasses.replace(found, origin=origin, role="transcripts (pseudo-labels)")
 
 
 def describe_data(config: dict, root: Path) -> list[str]:
@@ -247,8 +274,9 @@ def describe_data(config: dict, root: Path) -> list[str]:
             hours = sum(samples) / SAMPLE_RATE / 3600
             line += f": {len(samples)} utterances, {hours:.2f} h"
         if is_pseudo_labelled(scp.parent):
+            whose = "recogniser" if is_given_text(scp.parent) else "teacher"
             line += (
-                f"; {_count_pseudo(scp.parent)} with a teacher's transcript, unchecked"
+                f"; {_count_pseudo(scp.parent)} with a {whose}'s transcript, unchecked"
             )
         lines.append(line)
     return lines

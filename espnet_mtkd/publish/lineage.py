@@ -1,6 +1,8 @@
 """What a student began with and learnt from, as its own configs say."""
 
 import dataclasses
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_mtkd.errors import ConfigError
@@ -8,6 +10,8 @@ from espnet_mtkd.files import read_yaml
 
 INITIAL = "initialisation"  # what `--teacher` calls weights that are no stage 1 of ours
 PATHS = "path_teacher"  # and the teacher transducer
+RECOGNISER = "recogniser"  # and whatever else transcribed unlabelled audio
+SOURCE = "pseudo_source.json"  # of a training set that mtkd.sh made with --pseudo_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,12 +24,16 @@ class Lineage:
             hand: stage 1, or unknown.
         path_targets: (config, directory) of stored paths; None: none were learnt.
         pseudo_labels: (config, data directory) with transcripts by a teacher.
+        kept: (config, file) of stages 1 whose teachers were learnt from in stage 2 too.
+        given_text: (config, data directory) with those by another recogniser.
     """
 
     configs: list[tuple[Path, dict]]
     sources: list[tuple[Path, str]]
     path_targets: tuple[Path, str] | None
     pseudo_labels: tuple[Path, Path] | None
+    given_text: tuple[Path, Path] | None = None
+    kept: Sequence[tuple[Path, str]] = ()
 
 
 def find_folder(folder: Path, near: Path, root: Path) -> Path | None:
@@ -51,6 +59,18 @@ def training_dirs(config: dict, root: Path) -> list[Path]:
 def is_pseudo_labelled(data_dir: Path) -> bool:
     """Whether transcripts of a data directory are by a teacher, as mtkd.sh makes it."""
     return (data_dir / "pseudo_labels.tsv").is_file() or "_pseudo_" in data_dir.name
+
+
+def is_given_text(data_dir: Path) -> bool:
+    """Whether pseudo-labels of a directory are not a teacher transducer's."""
+    return (data_dir / SOURCE).is_file() or "_pseudo_text_" in data_dir.name
+
+
+def read_source(data_dir: Path) -> dict:
+    """What mtkd_transcribe told of itself; empty where something else transcribed."""
+    path = data_dir / SOURCE
+    source = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return source.get("made_by") or {}
 
 
 def trace_lineage(asr_exp: Path, root: Path) -> Lineage:
@@ -85,8 +105,13 @@ def trace_lineage(asr_exp: Path, root: Path) -> Lineage:
         for data_dir in training_dirs(config, root)
         if is_pseudo_labelled(data_dir)
     ]
-    first = [x[0] if x else None for x in (paths, pseudo)]
-    return Lineage(configs, list(dict.fromkeys(sources)), *first)
+    given = [x for x in pseudo if is_given_text(x[1])]
+    pseudo = [x for x in pseudo if x not in given]
+    first = [x[0] if x else None for x in (paths, pseudo, given)]
+    kept = [
+        (w, c["keep_teachers_from"]) for w, c in configs if c.get("keep_teachers_from")
+    ]
+    return Lineage(configs, list(dict.fromkeys(sources)), *first, kept)
 
 
 def check_stage1(

@@ -10,7 +10,6 @@ import io
 import os
 import platform
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch
 
 import espnet_mtkd
 from espnet_mtkd.errors import ConfigError, DiskError
-from espnet_mtkd.files import is_disk_full
+from espnet_mtkd.files import is_disk_full, scratch_folder
 from espnet_mtkd.publish.card import build_card
 from espnet_mtkd.publish.configs import (
     ArchivePaths,
@@ -238,8 +237,8 @@ def pack(
     config = read_config(student.asr_exp, 11)
     tokens = set(config.get("token_list") or [])
     try:
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".pack_") as temporary:
-            folder = Path(temporary) / "stage"
+        with scratch_folder(out) as temporary:
+            folder = temporary / "stage"
             folder.mkdir()
             stage = Stage(folder, ArchivePaths(student.root, tokens))
             config_name, model_name = fill_stage(stage, student, description)

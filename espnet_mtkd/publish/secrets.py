@@ -13,13 +13,15 @@ TOKENS = {
     "key of OpenAI or Anthropic": r"sk-[\w-]{20,}",
     "token of Slack": r"xox[abeoprs]-[\w-]{10,}",
     "token of PyPI": r"pypi-[\w-]{50,}",
+    "JSON web token": r"eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,}",
+    "bearer token": r"[Bb]earer [\w.~+/-]{16,}",
 }
 _TOKENS = {k: re.compile(rf"(?<![A-Za-z0-9])(?:{v})") for k, v in TOKENS.items()}
 PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----")
 URL_PASSWORD = re.compile(r"\w://[^\s/:@]+:[^\s/@]+@")
 SECRET_NAME = (
-    r"password|passwd|secret|secret_?(?:access_?)?key|api_?key|access_?key(?:_?id)?|"
-    r"(?:auth|access|hub|hf)_?token|credentials?"
+    r"password|passwd|secret|secret[_ -]?(?:access[_ -]?)?key|api[_ -]?key|"
+    r"access[_ -]?key(?:[_ -]?id)?|(?:auth|access|hub|hf)[_-]?token|credentials?"
 )
 SECRET_KEY = re.compile(rf"(?:^|[._-])(?:{SECRET_NAME})$", re.I)  # of a config
 NAMED_SECRET = re.compile(  # in a text

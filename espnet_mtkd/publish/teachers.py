@@ -113,6 +113,8 @@ def find_origin(upstream: str, path_or_url: str | None = None) -> Origin:
     Returns:
         What is known; licence `UNKNOWN` where nothing is.
     """
+    if upstream == "espnet_local":
+        return Origin(is_supervised=True)
     if path_or_url is None:
         return UPSTREAMS.get(upstream, Origin())
     if upstream.startswith("hf_") and HUB_ID.fullmatch(path_or_url):

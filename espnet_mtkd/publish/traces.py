@@ -15,8 +15,14 @@ from espnet_mtkd.publish.secrets import SECRET_KEY, secrets, tokens
 CARD = "README.md"
 URL = re.compile(r"\b(?!file:)[A-Za-z][\w+.-]*://[^\s<>\"'`)]*")
 # Two parts at least: "/ %" and "WER/CER" are no paths.
-ABSOLUTE_PATH = re.compile(r"(?:(?<=file://)|(?<![\w.~/$-]))(?:/[\w.+@-]+){2,}")
-WINDOWS_PATH = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]:\\[\w.+@ -]+(?:\\[\w.+@ -]+)*")
+# The second: what follows a flag of one letter, as in -I/home/...
+ABSOLUTE_PATH = re.compile(
+    r"(?:(?<=file://)|(?<=\B-[A-Za-z])|(?<![\w.~/$-]))(?:/[\w.+@-]+){2,}"
+)
+WINDOWS_PATH = re.compile(
+    r"(?:(?<![A-Za-z0-9])[A-Za-z]:|(?<![\w\\])\\\\[\w.-]+)"  # a drive, or a server
+    r"\\[\w.+@$ -]+(?:\\[\w.+@ -]+)*"
+)
 # In binary content two parts occur by chance, but not below a directory of these.
 KNOWN_PATH = re.compile(
     r"/(?:home|Users|root|mnt|media|data|scratch|work|opt|srv|export|tmp|var|nfs|gpfs|"
@@ -49,17 +55,29 @@ def local_names() -> dict[str, str]:
     }
 
 
-def scalars(value, where: str = "") -> Iterator[tuple[str, str]]:
-    """(key, string) of each string in a config; token lists are left out."""
-    if isinstance(value, dict):
+def leaves(value, where: str = "") -> Iterator[tuple[str, object]]:
+    """(key, value) of all that is no mapping or list; token lists are left out."""
+    if isinstance(value, dict) and value:
         for key, item in value.items():
             if key != "token_list":
-                yield from scalars(item, f"{where}.{key}" if where else str(key))
-    elif isinstance(value, (list, tuple)):
+                yield from leaves(item, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, (list, tuple)) and value:
         for item in value:
-            yield from scalars(item, where)
-    elif isinstance(value, str):
+            yield from leaves(item, where)
+    else:
         yield where, value
+
+
+def scalars(value) -> Iterator[tuple[str, str]]:
+    """(key, string) of each string in a config; token lists are left out."""
+    return ((k, v) for k, v in leaves(value) if isinstance(v, str))
+
+
+def _as_text(value) -> str:
+    """What a value of a config may tell; of those that only say yes or no, nothing."""
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    return str(value) if value and value is not True else ""
 
 
 class Search:
@@ -108,7 +126,8 @@ class Search:
         except yaml.YAMLError:
             yield from self.in_text(text)
             return
-        for key, value in scalars(documents):
+        for key, value in leaves(documents):
+            value = _as_text(value)
             where = f"{key}: " if key else ""
             found = list(self.in_text(value))
             if os.path.isabs(value) and len(value) > 1:
@@ -117,7 +136,7 @@ class Search:
             if SECRET_KEY.search(key) and value:
                 found.append("what is called so is not to be published")
             yield from (f"{where}{x}" for x in found)
-        for key in sorted({key for key, _ in scalars(documents)}):
+        for key in sorted({key for key, _ in leaves(documents)}):
             yield from (f"key {key}: {x}" for x in self.in_text(key))
         for comment in re.findall(r"(?:^|\s)#(.*)", text):
             yield from (f"comment: {x}" for x in self.in_text(comment))

@@ -6,8 +6,8 @@ into several commits.
 
 import contextlib
 import shutil
-import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 from espnet_mtkd.errors import ConfigError, DataError, HubError
+from espnet_mtkd.files import scratch_folder
 from espnet_mtkd.publish.card import REPO
 from espnet_mtkd.publish.content import META, check_content
 from espnet_mtkd.publish.traces import CARD
@@ -44,18 +45,15 @@ def unpack(archive: Path, folder: Path) -> None:
     """Unpack a zip of stage 14.
 
     Raises:
-        ConfigError: no such file.
         DataError: damaged, or a member that leads out of the folder.
     """
-    if not archive.is_file():
-        raise ConfigError(f"--archive: no such file: {archive}: run stage 14 first")
     try:
         with zipfile.ZipFile(archive) as packed:
             for name in packed.namelist():
                 if name.startswith("/") or ".." in Path(name).parts:
                     raise DataError(f"{archive}: a member leads out of it: {name}")
             packed.extractall(folder)
-    except zipfile.BadZipFile as e:
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError) as e:
         raise DataError(f"{archive}: not a whole zip ({e}): run stage 14 again") from e
 
 
@@ -83,10 +81,10 @@ def prepared(
         ConfigError, DataError: see `unpack`, `check_content`, `check_repo_id`.
     """
     check_repo_id(repo_id)
-    with tempfile.TemporaryDirectory(
-        dir=archive.parent if archive.parent.is_dir() else None, prefix=".upload_"
-    ) as temporary:
-        folder = Path(temporary) / "content"
+    if not archive.is_file():
+        raise ConfigError(f"--archive: no such file: {archive}: run stage 14 first")
+    with scratch_folder(archive) as temporary:
+        folder = temporary / "content"
         folder.mkdir()
         unpack(archive, folder)
         check_content(folder, archive, ignored_names)

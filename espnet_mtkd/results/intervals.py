@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from espnet_mtkd.errors import DataError
-from espnet_mtkd.results.report import grouped_rows
+from espnet_mtkd.results.report import Row, grouped_rows
 from espnet_mtkd.results.scores import (
     STREAMED,
     decoding_of,
@@ -46,7 +46,7 @@ def read_utterances(path: Path) -> dict[str, tuple[int, int]]:
     return counts
 
 
-def bootstrap_interval(statistic, *samples) -> tuple[float, float] | None:
+def bootstrap(statistic, *samples):
     """Percentile bootstrap (Bisani and Ney, ICASSP 2004).
 
     Args:
@@ -54,24 +54,34 @@ def bootstrap_interval(statistic, *samples) -> tuple[float, float] | None:
         samples: (S,) each, drawn together: of S speakers, or of S utterances.
 
     Returns:
-        Ends of the 95 % interval; None for fewer than two units.
+        Ends of the 95 % interval, and the statistic of each draw (`NUM_RESAMPLES`,);
+        None for fewer than two units.
     """
-    from scipy.stats import bootstrap
+    from scipy import stats
 
     if len(samples[0]) < 2:
         return None
-    result = bootstrap(
-        samples,
-        lambda *drawn, axis: statistic(*(x.sum(axis) for x in drawn)),
-        paired=True,
-        vectorized=True,
-        batch=500,
-        n_resamples=NUM_RESAMPLES,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    )
-    return tuple(float(x) for x in result.confidence_interval)
+    with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what is not finite; callers look at it
+        result = stats.bootstrap(
+            samples,
+            lambda *drawn, axis: statistic(*(x.sum(axis) for x in drawn)),
+            paired=True,
+            vectorized=True,
+            batch=500,
+            n_resamples=NUM_RESAMPLES,
+            confidence_level=CONFIDENCE,
+            method="percentile",
+            rng=np.random.default_rng(0),
+        )
+    interval = tuple(float(x) for x in result.confidence_interval)
+    return interval, result.bootstrap_distribution
+
+
+def bootstrap_interval(statistic, *samples) -> tuple[float, float] | None:
+    """The ends of the interval alone; see `bootstrap`."""
+    result = bootstrap(statistic, *samples)
+    return None if result is None else result[0]
 
 
 def choose_units(speakers: Sequence[str] | None, num_utts: int) -> tuple[list, str]:
@@ -102,12 +112,41 @@ def choose_units(speakers: Sequence[str] | None, num_utts: int) -> tuple[list, s
     return list(speakers), f"by speaker, {num} speakers{few}"
 
 
-def _counts_of(
-    seeds: list[dict[str, Path]], dset: str
-) -> tuple[list[dict[str, tuple[int, int]]], list[Path]]:
-    """Counts of a set for each seed, and the files that they are from."""
-    paths = [dirs[dset] / "score_wer" / "result.txt" for dirs in seeds]
-    return [read_utterances(path) for path in paths], paths
+Interval = tuple[float, float] | None
+Seeds = list[dict[str, Path]]  # of each seed: test set -> directory of its scores
+
+
+def counts_by_unit(
+    groups: Sequence[Seeds], dset: str
+) -> tuple[np.ndarray, list[np.ndarray], str]:
+    """Word counts of a test set for rows that are compared, by what is drawn.
+
+    Args:
+        groups: the seeds of each row.
+        dset: test set.
+
+    Returns:
+        num_ref: (S,) reference words of each of S speakers (or utterances).
+        errors: (seeds, S) of each row.
+        words: how S were chosen, for a table.
+
+    Raises:
+        DataError: scores on different utterances or references.
+    """
+    paths = [[x[dset] / "score_wer/result.txt" for x in seeds] for seeds in groups]
+    counts = [[read_utterances(path) for path in row] for row in paths]
+    _check_same_references(sum(counts, []), sum(paths, []))
+    utts = sorted(counts[0][0])
+    speakers = find_speakers(utts, groups[0][0][dset])
+    units, words = choose_units(
+        None if speakers is None else [speakers[u] for u in utts], len(utts)
+    )
+    num_ref = _sum_by_unit([counts[0][0][u][0] for u in utts], units)
+    errors = [
+        np.stack([_sum_by_unit([c[u][1] for u in utts], units) for c in row])
+        for row in counts
+    ]
+    return num_ref, errors, words
 
 
 def _check_same_references(counts: list[dict], paths: list[Path]) -> None:
@@ -143,45 +182,40 @@ def intervals_table(rows: list[tuple[str, Path]]) -> str:
     """
     lines = []
     for row in grouped_rows(rows):
-        counts, paths = _counts_of(row.seeds, row.dset)
-        base = ([], [])
-        if row.baseline is not None:
-            base = _counts_of(row.baseline, row.dset)
-        _check_same_references(counts + base[0], paths + base[1])
-        utts = sorted(counts[0])
-        folder = row.seeds[0][row.dset]
-        speakers = find_speakers(utts, folder)
-        units, words = choose_units(
-            None if speakers is None else [speakers[u] for u in utts], len(utts)
-        )
-        num_ref, num_err, base_err = (
-            _sum_by_unit([np.mean([c[u][i] for c in group]) for u in utts], units)
-            for group, i in ((counts[:1], 0), (counts, 1), (base[0] or counts, 1))
-        )
-        cells = [_cell(lambda e, n: 100 * e / n, num_err, num_ref), ""]
-        if row.baseline is not None:
-            cells[1] = _cell(lambda e, b: 100 * (1 - e / b), num_err, base_err)
+        *found, words = row_intervals(row)
+        cells = ["" if x is None else f"{x[0]:.1f} to {x[1]:.1f}" for x in found]
         lines.append([row.student, row.what, row.dset, *cells, words])
     return table(["student", "row", "set", "WER / %:", "WERR / %:", "drawn"], lines)
+
+
+def row_intervals(row: Row) -> tuple[Interval, Interval, str]:
+    """95 % intervals of a row's WER and of its reduction, in percent, and what was
+    drawn.
+
+    An interval is None where there is none: no baseline, no errors (all draws are
+    alike), one unit, or draws in which the baseline has no errors.
+    """
+    groups = [row.seeds] if row.baseline is None else [row.seeds, row.baseline]
+    num_ref, errors, words = counts_by_unit(groups, row.dset)
+    num_err, *base_err = (x.mean(0) for x in errors)
+    rate = _interval(lambda e, n: 100 * e / n, num_err, num_ref)
+    reduced = None
+    if base_err:
+        reduced = _interval(lambda e, b: 100 * (1 - e / b), num_err, *base_err)
+    return rate, reduced, words
+
+
+def _interval(statistic, *samples) -> Interval:
+    if not samples[0].any():
+        return None
+    interval = bootstrap_interval(statistic, *samples)
+    return interval if interval and np.isfinite(interval).all() else None
 
 
 def _sum_by_unit(values: Sequence[float], units: Sequence) -> np.ndarray:
     """Sums (S,) over the utterances (U,) of each unit."""
     _, index = np.unique(units, return_inverse=True)
     return np.bincount(index, values)
-
-
-def _cell(statistic, *samples) -> str:
-    if not samples[0].any():
-        return ""  # of a row without errors all draws are alike
-    with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # of what is not finite, which is looked at here
-        interval = bootstrap_interval(statistic, *samples)
-    if interval is None or not np.isfinite(interval).all():
-        return ""  # one unit; or draws in which the baseline has no errors
-    return f"{interval[0]:.1f} to {interval[1]:.1f}"
 
 
 def cost_table(rows: list[tuple[str, Path]]) -> str:
@@ -195,31 +229,36 @@ def cost_table(rows: list[tuple[str, Path]]) -> str:
     lines = []
     for name, asr_exp in rows:
         student, _, what = name.rpartition(": ")
-        offline, streamed = [], []
-        for folder in find_score_dirs(asr_exp).values():
-            if decoding_of(asr_exp, folder) == STREAMED:
-                streamed.append(folder / "stream.log")
-            else:
-                offline.append(folder / "logdir/calculate_rtf.log")
-        cells = [
-            _mean_of(
-                [asr_exp / "train.log"], r"Number of model parameters: ([\d.]+) M", 2
-            ),
-            _mean_of(offline, r"^RTF: ([\d.]+)", 3),
-            _mean_of(streamed, r"^RTF: ([\d.]+)", 3),
-        ]
+        found = zip(costs(asr_exp), (2, 3, 3), strict=True)
+        cells = ["" if x is None else f"{x:.{digits}f}" for x, digits in found]
         if any(cells):
             lines.append([student, what, *cells])
     columns = ["student", "row", "parameters / M:", "RTF, offline:", "RTF, streamed:"]
     return table(columns, lines)
 
 
-def _mean_of(logs: Sequence[Path], expression: str, digits: int) -> str:
-    """Mean of the last match in each log; empty where there is none."""
+def costs(asr_exp: Path) -> tuple[float | None, float | None, float | None]:
+    """Millions of parameters, RTF of offline and of streaming decoding, of one student;
+    None: not known."""
+    offline, streamed = [], []
+    for folder in find_score_dirs(asr_exp).values():
+        if decoding_of(asr_exp, folder) == STREAMED:
+            streamed.append(folder / "stream.log")
+        else:
+            offline.append(folder / "logdir/calculate_rtf.log")
+    return (
+        _mean_of([asr_exp / "train.log"], r"Number of model parameters: ([\d.]+) M"),
+        _mean_of(offline, r"^RTF: ([\d.]+)"),
+        _mean_of(streamed, r"^RTF: ([\d.]+)"),
+    )
+
+
+def _mean_of(logs: Sequence[Path], expression: str) -> float | None:
+    """Mean of the last match in each log; None where there is none."""
     found = [
         float(match)
         for path in logs
         if path.is_file()
         for match in re.findall(expression, path.read_text(errors="replace"), re.M)[-1:]
     ]
-    return f"{np.mean(found):.{digits}f}" if found else ""
+    return float(np.mean(found)) if found else None

@@ -1,10 +1,11 @@
 """RESULTS.md, put together from tables, and curves.png beside it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.files import write_atomically
-from espnet_mtkd.results import intervals, report
+from espnet_mtkd.results import compare, intervals, report
 
 INTERVALS = f"""\
 95 %, by percentile bootstrap ({intervals.NUM_RESAMPLES} samples, seed 0), for the
@@ -14,6 +15,14 @@ lead to. By utterance: it tells that of the speakers of this set alone. Empty: n
 errors, or too few, or too few utterances. How far another seed would lead is not in
 them."""
 
+COMPARISONS = """\
+By how many points of WER the row is better than the other: positive is better.
+Interval and draws as above, the same draws for both rows; p, of two sides: twice the
+share of the draws in which the difference is not above 0, or not below. Every p is of
+one comparison by itself. Of several seeds the errors of each utterance are averaged
+first, so the interval tells of other speakers, not of other seeds; seed by seed, the
+first with the first, the differences stand beside it."""
+
 
 def write_report(
     expdir: Path,
@@ -21,6 +30,7 @@ def write_report(
     command: str = "",
     note: str = "",
     espnet_results: Path | None = None,
+    pairs: Sequence[tuple[str, str]] = (),
 ) -> str:
     """Write the two files of a recipe's rows.
 
@@ -30,6 +40,7 @@ def write_report(
         command: that made the rows.
         note: a sentence below the table.
         espnet_results: output of ESPnet's show_asr_result.sh.
+        pairs: names of rows that are compared with each other.
 
     Returns:
         The table of error rates.
@@ -46,6 +57,10 @@ def write_report(
     table = report.results_table(rows)
     folders = [folder for _, folder in rows]
     without_curve = report.plot_curves(folders, expdir / "curves.png")
+    comparisons = []
+    if pairs:
+        words = COMPARISONS.replace("\n", " ")
+        comparisons = ["## Comparisons", words, compare.pairs_table(rows, pairs)]
     parts = [
         "# RESULTS",
         f"- command: `{command}`" if command else "",
@@ -58,6 +73,7 @@ def write_report(
         "## Intervals",
         INTERVALS.replace("\n", " "),
         intervals.intervals_table(rows),
+        *comparisons,
         "## Cost",
         "RTF: seconds of one CPU core for a second of audio, with what ran beside it.",
         intervals.cost_table(rows),

@@ -1,6 +1,7 @@
 """Tables and training curves of a recipe, computed from what the stages wrote."""
 
 import dataclasses
+import io
 import platform
 import re
 from collections.abc import Collection, Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from espnet_mtkd.errors import DataError
-from espnet_mtkd.files import read_yaml
+from espnet_mtkd.files import read_yaml, write_atomically
 from espnet_mtkd.results.scores import Score, find_score_dirs, read_sclite, same_sets
 from espnet_mtkd.results.tables import table
 
@@ -120,20 +121,30 @@ def times_table(tsv: Path, experiments: Collection[str]) -> str:
     if not tsv.is_file():
         return f"Not known: there is no {tsv.name}."
     lines, total = [], 0
+    for row, stage, title, seconds in read_times(tsv):
+        if row in experiments:
+            total += seconds
+            lines.append([row, stage, title.split(":")[0], seconds])
+    return table(
+        ["row", "stage:", "what", "seconds:"], [*lines, ["all", "", "", total]]
+    )
+
+
+def read_times(tsv: Path) -> Iterator[tuple[str, str, str, int]]:
+    """Row, stage, title and seconds of each line of `stage_times.tsv`.
+
+    Raises:
+        DataError: a line of another form.
+    """
     for number, line in enumerate(tsv.read_text(encoding="utf-8").splitlines(), 1):
         fields = line.split("\t")
-        if len(fields) != 4 or not fields[3].isdigit():
+        if len(fields) != 4 or not fields[3].isdecimal():
             raise DataError(
                 f"{tsv}, line {number}: expected row, stage, title and seconds, with "
                 f"tabs between, found '{line}': remove the line"
             )
         row, stage, title, seconds = fields
-        if row in experiments:
-            total += int(seconds)
-            lines.append([row, stage, title.split(":")[0], seconds])
-    return table(
-        ["row", "stage:", "what", "seconds:"], [*lines, ["all", "", "", total]]
-    )
+        yield row, stage, title, int(seconds)
 
 
 def espnet_sections(text: str, experiments: Collection[str]) -> str:
@@ -149,7 +160,12 @@ def espnet_sections(text: str, experiments: Collection[str]) -> str:
 
 
 def read_curve(run_dir: Path, phase: str) -> tuple[list[int], list[float]]:
-    """Epochs and losses of one training from its tensorboard files.
+    """Epochs and losses of one training; see `read_curves`."""
+    return read_curves(run_dir, phase).get("loss", ([], []))
+
+
+def read_curves(run_dir: Path, phase: str) -> dict[str, tuple[list[int], list[float]]]:
+    """What one training wrote for tensorboard at the end of each epoch.
 
     Args:
         run_dir: experiment directory; the epochs of its first part, in `head/`, are
@@ -157,31 +173,35 @@ def read_curve(run_dir: Path, phase: str) -> tuple[list[int], list[float]]:
         phase: `train` or `valid`.
 
     Returns:
-        Both empty where the training left no tensorboard files.
+        Name -> epochs and values; empty where the training left no tensorboard files.
     """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    def scalars(phase, tag):
+    def scalars(phase):
         folder = run_dir / "tensorboard" / phase
         if not folder.is_dir():
-            return []
+            return {}
         events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
         events.Reload()
-        return events.Scalars(tag) if tag in events.Tags()["scalars"] else []
+        return {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
 
     # ESPnet counts updates, and puts means over some of them between the epochs'.
-    epochs = {s.step: int(s.value) for s in scalars("train", "iter_epoch")}
-    # A resumed training writes an epoch again: the last one counts.
-    points = {
-        epochs[s.step]: s.value for s in scalars(phase, "loss") if s.step in epochs
-    }
-    first = []
+    trained = scalars("train")
+    epochs = {s.step: int(s.value) for s in trained.get("iter_epoch", [])}
+    head, num_before = {}, 0
     if (run_dir / "head").is_dir():
-        first = read_curve(run_dir / "head", phase)[1]
-    return (
-        [*range(1, len(first) + 1), *(len(first) + epoch for epoch in points)],
-        [*first, *points.values()],
-    )
+        head = read_curves(run_dir / "head", phase)
+        num_before = len(head.get("loss", ([], []))[0])
+    curves = {}
+    for tag, found in (trained if phase == "train" else scalars(phase)).items():
+        # A resumed training writes an epoch again: the last one counts.
+        points = {epochs[s.step]: s.value for s in found if s.step in epochs}
+        first = head.get(tag, ([], []))
+        curves[tag] = (
+            [*first[0], *(num_before + epoch for epoch in points)],
+            [*first[1], *points.values()],
+        )
+    return {**{k: v for k, v in head.items() if k not in curves}, **curves}
 
 
 def pretraining_of(asr_exp: Path) -> Path | None:
@@ -240,9 +260,9 @@ def plot_curves(asr_exps: list[Path], png: Path) -> list[Path]:
                 fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.12), frameon=False
             )
     figure.tight_layout()
-    temporary = png.with_name(png.name + ".tmp")
-    figure.savefig(temporary, dpi=110, format="png")
-    temporary.replace(png)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=110, format="png")
+    write_atomically(png, buffer.getbuffer())
     plt.close(figure)
     return without
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from espnet_mtkd.errors import DataError
 
 STREAMED = "decode_stream"  # directory of what was decoded chunk by chunk
+STREAMED_SET = ", streamed"  # behind the name of a set that was decoded so
 DECODING = "decoding"  # file that names the decoding which counts
 
 
@@ -65,7 +66,7 @@ def find_score_dirs(asr_exp: Path, model_file: str | None = None) -> dict[str, P
     candidates: dict[str, dict[str, Path]] = {}
     for decoding, dset, folder in list_scores(asr_exp):
         if decoding == STREAMED:
-            dset += ", streamed"
+            dset += STREAMED_SET
         candidates.setdefault(dset, {})[decoding] = folder
     if not candidates:
         raise DataError(f"{asr_exp}: no scores in it: run stages 12 and 13 first")

@@ -6,6 +6,8 @@ import numpy as np
 
 from espnet_mtkd.streaming.stream import Segment
 
+BIN_MS = 80  # of the histogram
+
 
 class LatencyMeter:
     """Collects latencies of one stream.
@@ -67,7 +69,10 @@ class LatencyMeter:
 
 
 def summarize(meters: list[LatencyMeter]) -> list[str]:
-    """Lines with median and 90th percentile over streams or words."""
+    """Lines with median and 90th percentile over streams or words, and a histogram.
+
+    The histogram has `<begin of a bar in ms>:<words>` for each bar that is not empty.
+    """
     rows = {
         "first token": [meter.tokens_ms[0] for meter in meters if meter.tokens_ms],
         "word": [latency for meter in meters for latency in meter.words_ms],
@@ -85,4 +90,12 @@ def summarize(meters: list[LatencyMeter]) -> list[str]:
             )
         )
         lines.append(f"{name} latency ({len(latencies)}): {text}")
+    algorithmic = [latency for latency, _ in rows["word"]]
+    if algorithmic:
+        begins, counts = np.unique(
+            np.floor_divide(algorithmic, BIN_MS) * BIN_MS, return_counts=True
+        )
+        pairs = zip(begins, counts, strict=True)
+        bars = " ".join(f"{begin:.0f}:{count}" for begin, count in pairs)
+        lines.append(f"word latency, algorithmic, words by {BIN_MS} ms: {bars}")
     return lines

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from espnet_mtkd.data.audio import convert_command
 from espnet_mtkd.data.containers import find_cut
 from espnet_mtkd.data.kaldi import read_wav_scp
 from espnet_mtkd.errors import ConfigError, DataError
@@ -77,7 +78,7 @@ def list_files(audio: list[str], wav_scp: Path | None) -> dict[str, Path]:
     """Utterance id -> file.
 
     Args:
-        audio: files, named by their stems.
+        audio: files, named by their stems, with '_' for spaces.
         wav_scp: Kaldi's list of files, in place of `audio`.
 
     Raises:
@@ -86,7 +87,8 @@ def list_files(audio: list[str], wav_scp: Path | None) -> dict[str, Path]:
     """
     if wav_scp:
         return {utt: Path(path) for utt, path in read_wav_scp(wav_scp).items()}
-    paths = {Path(path).stem: Path(path) for path in audio}
+    # An id with a space would end there for whoever reads --out.
+    paths = {"_".join(Path(path).stem.split()) or "_": Path(path) for path in audio}
     if len(paths) < len(audio):
         raise ConfigError("two audio files have one name: give them in a --wav_scp")
     return paths
@@ -105,13 +107,12 @@ def check_file(path: Path, sample_rate: int) -> None:
         raise DataError(f"{path}: unreadable ({e})") from e
     if cut is not None:
         raise DataError(f"{path}: {cut}")
-    if info.samplerate != sample_rate:
+    if (info.samplerate, info.channels) != (sample_rate, 1):
         raise DataError(
-            f"{path}: expected {sample_rate} Hz, found {info.samplerate} Hz: convert "
-            f"it, `sox {path.name} -r {sample_rate} converted.wav`"
+            f"{path}: expected {sample_rate} Hz and one channel, found "
+            f"{info.samplerate} Hz, channels: {info.channels}: convert it, "
+            f"`{convert_command(path, sample_rate, 'converted.wav')}`"
         )
-    if info.channels != 1:
-        raise DataError(f"{path}: expected one channel, found {info.channels}")
 
 
 def read_file(path: Path, chunk_size: int) -> Iterator[np.ndarray]:

@@ -20,10 +20,12 @@ from espnet_mtkd.student.build import (
 )
 
 COMPARED = (frontend_choices, normalize_choices, encoder_choices)
-# They act in training alone, or choose between two ways to compute one thing.
+# They act in training alone, choose between two ways to compute one thing, or say which
+# blocks are given out beside the last.
 FREE = {
     *("dropout_rate", "positional_dropout_rate", "attention_dropout_rate"),
     *("stochastic_depth_rate", "layer_drop_rate", "use_flash_attn", "use_sdpa"),
+    "interctc_layer_idx",
 }
 
 

@@ -1,6 +1,7 @@
 """When an encoder's frames are: their shift, their middle, how far behind the audio."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -89,6 +90,35 @@ class FrameGrid:
         # The second: what the short-time transform mirrors at an utterance's ends.
         return max(last + self.first, self.half_window + 1)
 
+    def num_frames(self, num_samples):
+        """Frames that an utterance by itself gives, those at its ends included.
+
+        Args:
+            num_samples: (B,) tensor.
+
+        Returns:
+            (B,) tensor of frames.
+        """
+        num = (num_samples - 2 * self.first) // self.hop + 1
+        for kernel, stride in self.convolutions:
+            num = (num - kernel) // stride + 1
+        return num.clamp(min=0)
+
+    def check(self, frontend: nn.Module, encoder: nn.Module) -> None:
+        """Refuse an encoder that gives other frames than `num_frames` says.
+
+        Raises:
+            ConfigError: it makes fewer of them behind its input layer, say.
+        """
+        found = count_frames((frontend, encoder), SHORTEST)
+        expected = int(self.num_frames(torch.tensor(SHORTEST)))
+        if found != expected:
+            raise ConfigError(
+                f"encoder: expected {expected} frames of {SHORTEST} samples, by its "
+                f"front end and input layer, found {found}: its frames cannot be "
+                "placed in time"
+            )
+
     def num_valid_frames(self, num_samples):
         """Frames whose features saw only real audio, whatever the padding.
 
@@ -158,26 +188,46 @@ def _ms(samples: float) -> str:
 
 
 @torch.no_grad()
-def measure_frame_shift(frontend, encoder, preencoder=None, device="cpu") -> int:
-    """Samples between two frames of any front end and encoder of ESPnet, exactly.
+def count_frames(modules: Sequence[nn.Module], num_samples: int, device="cpu") -> int:
+    """Frames that a chain of modules of ESPnet gives for an utterance by itself.
+
+    Args:
+        modules: called one after another, each with (values, lengths), in eval mode.
+        num_samples: of the utterance.
+        device: where they are.
+    """
+    were_training = [m.training for m in modules]
+    for module in modules:
+        module.eval()
+    x = torch.linspace(-1, 1, num_samples, device=device)[None].sin()
+    lengths = torch.tensor([num_samples], device=device)
+    for module in modules:
+        x, lengths, *_ = module(x, lengths)
+    for module, was_training in zip(modules, were_training, strict=True):
+        module.train(was_training)
+    return int(lengths[0])
+
+
+def measure_frames(*modules, device="cpu") -> tuple[int, int]:
+    """When a chain of modules of ESPnet gives one more frame, exactly.
 
     The least lengths that give c and c + 8 frames, both found by bisection, lie eight
     shifts apart.
 
+    Args:
+        modules: called one after another, each with (values, lengths).
+        device: where they are.
+
+    Returns:
+        Samples between two frames, and the least samples that give one frame, so that
+        n samples give (n - least) // shift + 1 of them.
+
     Raises:
-        ConfigError: that is no whole number of samples.
+        ConfigError: the shift is no whole number of samples.
     """
-    modules = [m for m in (frontend, preencoder, encoder) if m is not None]
-    were_training = [m.training for m in modules]
-    for module in modules:
-        module.eval()
 
     def count(num_samples: int) -> int:
-        x = torch.linspace(-1, 1, num_samples, device=device)[None].sin()
-        lengths = torch.tensor([num_samples], device=device)
-        for module in modules:
-            x, lengths, *_ = module(x, lengths)
-        return int(lengths[0])
+        return count_frames(modules, num_samples, device)
 
     def least(num_frames: int, too_few: int) -> int:
         step = 640
@@ -195,11 +245,19 @@ def measure_frame_shift(frontend, encoder, preencoder=None, device="cpu") -> int
     first = count(SHORTEST) + 1
     begin = least(first, SHORTEST)
     shift, rest = divmod(least(first + PERIODS, begin) - begin, PERIODS)
-    for module, was_training in zip(modules, were_training, strict=True):
-        module.train(was_training)
     if rest:
         raise ConfigError(
             "the encoder's frames do not follow one another at a whole number of "
             f"samples: {PERIODS} of them take {PERIODS * shift + rest} samples"
         )
-    return shift
+    return shift, begin - (first - 1) * shift
+
+
+def measure_frame_shift(frontend, encoder, preencoder=None, device="cpu") -> int:
+    """Samples between two frames of any front end and encoder of ESPnet, exactly.
+
+    Raises:
+        ConfigError: see `measure_frames`.
+    """
+    modules = [m for m in (frontend, preencoder, encoder) if m is not None]
+    return measure_frames(*modules, device=device)[0]

@@ -5,9 +5,11 @@ from pathlib import Path
 from espnet_mtkd.data.kaldi import read_lengths
 from espnet_mtkd.errors import DataError, name_ten
 from espnet_mtkd.files import read_yaml
+from espnet_mtkd.student.frames import FrameGrid
 
 # Kernel and stride in time of the convolutions of ESPnet's input layers
 INPUT_LAYERS = {
+    "linear": (),
     "conv2d": ((3, 2), (3, 2)),
     "conv2d1": ((3, 1), (3, 1)),
     "conv2d2": ((3, 2), (3, 1)),
@@ -30,10 +32,15 @@ def least_samples(config: dict, num_frames: int = MIN_FRAMES) -> int | None:
     layer = (config.get("encoder_conf") or {}).get("input_layer", "conv2d")
     if config.get("frontend", "default") != "default" or layer not in INPUT_LAYERS:
         return None
-    num = num_frames
-    for kernel, stride in reversed(INPUT_LAYERS[layer]):
-        num = (num - 1) * stride + kernel
-    return (num - 1) * (config.get("frontend_conf") or {}).get("hop_length", 128)
+    conf = config.get("frontend_conf") or {}
+    half_window = conf.get("n_fft", 512) // 2
+    grid = FrameGrid(
+        hop=conf.get("hop_length", 128),
+        half_window=half_window,
+        first=0 if conf.get("center", True) else half_window,
+        convolutions=INPUT_LAYERS[layer],
+    )
+    return grid.least_samples(num_frames)
 
 
 def check_lengths(config_file: Path, lengths_files: list[Path]) -> None:

@@ -7,7 +7,6 @@ embeddings, lengths = student(waveforms, num_samples)
 
 import argparse
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import nn
 from espnet_mtkd.data.audio import SAMPLE_RATE
 from espnet_mtkd.errors import ConfigError, DataError
 from espnet_mtkd.files import read_yaml
+from espnet_mtkd.student.blocks import BlockOutputs
 from espnet_mtkd.student.build import (
     build_student,
     encoder_choices,
@@ -127,26 +127,14 @@ class Student(nn.Module):
             feats, num_feats = self.frontend(wav_BN, lengths_B)
             if self.normalize is not None:
                 feats, num_feats = self.normalize(feats, num_feats)
-        hidden = []
-        blocks = list(self.encoder.encoders)
-        handles = []
-        if layers:
-            handles = [blocks[0].register_forward_pre_hook(_keep_input(hidden))]
-            handles += [
-                block.register_forward_hook(_keep_output(hidden))
-                for block in blocks[:-1]
-            ]
-        try:
+        below_last = range(len(self.encoder.encoders)) if layers else []
+        with BlockOutputs(self.encoder, below_last) as blocks:
             h_BTD, lengths_B, _ = self.encoder(feats, num_feats)
-        finally:
-            for handle in handles:
-                handle.remove()
         if isinstance(h_BTD, tuple):  # with interctc_layer_idx
             h_BTD = h_BTD[0]
         if not layers:
             return h_BTD, lengths_B
-        hidden = [join_blocks(x, h_BTD.size(1), self.encoder) for x in hidden]
-        return [*hidden, h_BTD], lengths_B
+        return [*blocks.frames(h_BTD.size(1)), h_BTD], lengths_B
 
     def num_valid_frames(self, num_samples):
         """Frames whose features saw only real audio, whatever the padding.
@@ -201,44 +189,6 @@ def check_batch(wav_BN, lengths_B, min_samples: int, sample_rate: int = SAMPLE_R
     return wav_BN, lengths_B
 
 
-def _keep_input(hidden: list) -> Callable:
-    def hook(module, args):
-        x = args[0]
-        hidden.append(x[0] if isinstance(x, tuple) else x)  # without positions
-
-    return hook
-
-
-def _keep_output(hidden: list) -> Callable:
-    def hook(module, args, output):
-        x = output[0]
-        hidden.append(x[0] if isinstance(x, tuple) else x)
-
-    return hook
-
-
-def join_blocks(x, num_frames: int, encoder):
-    """A hidden state in order of time, of an encoder that works on blocks or not.
-
-    Args:
-        x: (B, T, D), which is given back; or (B, K, P, D), K overlapping blocks of
-            P = block_size + 2 vectors, the first and last of which are context, as
-            ESPnet's `ContextualBlockConformerEncoder.forward_train` has them.
-        num_frames: T.
-        encoder: knows `block_size`, `hop_size` and `look_ahead`.
-
-    Returns:
-        (B, T, D), each frame from the block from which ESPnet takes its output.
-    """
-    if x.dim() == 3:
-        return x
-    frame_T = torch.arange(num_frames, device=x.device)
-    first = encoder.block_size - encoder.look_ahead  # frames that the first block gives
-    block_T = (frame_T - first) // encoder.hop_size + 1
-    block_T = block_T.clamp(0, x.size(1) - 1)
-    return x[:, block_T, frame_T - block_T * encoder.hop_size + 1]
-
-
 # ------------------------------------------------------------- config
 
 
@@ -271,6 +221,28 @@ def check_config(config: dict, where: Path) -> None:
         )
 
 
+def write_statistics(state: dict, folder: Path, where: Path) -> Path:
+    """A file from which ESPnet builds a `global_mvn`, whose values the state dict has.
+
+    Args:
+        state: tensors by name, `normalize.mean` among them.
+        folder: where the file goes.
+        where: the model's config lies, for the message.
+
+    Raises:
+        ConfigError: no statistics among the tensors.
+    """
+    mean = state.get("normalize.mean")
+    if mean is None:
+        raise ConfigError(
+            f"{where}: normalize: global_mvn, but the model file has no "
+            "normalize.mean: take both from one training"
+        )
+    stats = folder / "stats.npz"
+    np.savez(stats, count=1, sum=mean.numpy(), sum_square=mean.numpy() ** 2)
+    return stats
+
+
 def build_parts(config: dict, state: dict, where: Path) -> tuple:
     """Frontend, normaliser (or None) and encoder of a saved config, random.
 
@@ -291,14 +263,7 @@ def build_parts(config: dict, state: dict, where: Path) -> tuple:
         setattr(args, f"{name}_conf", config.get(f"{name}_conf") or {})
     with tempfile.TemporaryDirectory() as folder:
         if args.normalize == "global_mvn":
-            mean = state.get("normalize.mean")
-            if mean is None:
-                raise ConfigError(
-                    f"{where}: normalize: global_mvn, but the model file has no "
-                    "normalize.mean: take both from one training"
-                )
-            stats = Path(folder) / "stats.npz"
-            np.savez(stats, count=1, sum=mean.numpy(), sum_square=mean.numpy() ** 2)
+            stats = write_statistics(state, Path(folder), where)
             args.normalize_conf = {**args.normalize_conf, "stats_file": str(stats)}
         try:
             frontend, _, normalize, encoder = build_student(args)

@@ -147,7 +147,10 @@ def hub_fetcher(repository: str, folder: str, revision: str | None) -> Fetch:
             ) from e
         except errors.HFValidationError as e:
             raise ConfigError(f"{here}, and no name for the Hub: {e}") from e
-        except OSError as e:
-            raise HubError(f"{repository}: {name}: {e}") from e
+        except (OSError, errors.HTTPError) as e:  # the latter of a broken connection
+            raise HubError(
+                f"{repository}: {name}: {type(e).__name__}: {e}: run it again when the "
+                "network is back; whole files are kept"
+            ) from e
 
     return fetch

@@ -49,8 +49,8 @@ def read_pth(path: Path) -> dict[str, torch.Tensor]:
     """Name -> tensor of a model file that ESPnet's trainer wrote, on the CPU.
 
     Raises:
-        ConfigError: no such file; damaged; Python objects in it, which are refused; or
-            no state dict, as in ESPnet's `checkpoint.pth`.
+        ConfigError: no such file; damaged; Python objects in it, which are refused; no
+            state dict, as in ESPnet's `checkpoint.pth`; or numbers that are not finite.
     """
     if not path.is_file():
         raise ConfigError(f"no such model file: {path}")
@@ -71,7 +71,24 @@ def read_pth(path: Path) -> dict[str, torch.Tensor]:
             f"{path}: expected a model's tensors by name, found {str(found)[:100]}: "
             "take valid.loss.best.pth or the like; checkpoint.pth is for resuming"
         )
+    check_finite(state, path)
     return state
+
+
+def check_finite(state: dict[str, torch.Tensor], path: Path) -> None:
+    """Refuse a model with NaN or infinite numbers in it, which says nothing of them.
+
+    Raises:
+        ConfigError: naming the first five tensors.
+    """
+    bad = [name for name, value in state.items() if not bool(value.isfinite().all())]
+    if bad:
+        raise ConfigError(
+            f"{path}: expected finite numbers, found NaN or infinity in {len(bad)} of "
+            f"{len(state)} tensors: {', '.join(bad[:NUM_NAMED])}"
+            f"{', ...' if len(bad) > NUM_NAMED else ''}: a step of its training went "
+            "wrong: take the file of an earlier epoch (<n>epoch.pth), or train it anew"
+        )
 
 
 def write_safetensors(model_file: Path, out: Path | None = None) -> Path:
@@ -112,12 +129,15 @@ def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str
         raise ConfigError(f"no such model file: {path}")
     try:
         with safe_open(path, "pt") as f:
-            return {name: f.get_tensor(name) for name in f.keys()}, f.metadata() or {}
+            state = {name: f.get_tensor(name) for name in f.keys()}
+            metadata = f.metadata() or {}
     except SafetensorError as e:
         raise ConfigError(
             f"{path}: expected a whole safetensors file, found: {e}: copy it anew, or "
             "remove it where the .pth lies beside it"
         ) from e
+    check_finite(state, path)
+    return state, metadata
 
 
 def read_weights(model_file: Path) -> dict[str, torch.Tensor]:

@@ -17,7 +17,7 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 
 from espnet_mtkd.data.audio import SAMPLE_RATE
-from espnet_mtkd.errors import TargetStoreError
+from espnet_mtkd.errors import TargetStoreError, shown
 from espnet_mtkd.files import sha256_of, write_atomically
 from espnet_mtkd.targets import quantizer
 from espnet_mtkd.targets.embeddings import embed, load_batches, progress
@@ -71,7 +71,7 @@ def get_codebooks(
         raise TargetStoreError(
             f"{path}: made for another teacher or number of codebooks ("
             + (field or f"expected {expected}, found {found}")
-            + "): name another --out_dir, or remove the folder"
+            + f"): name another --out_dir, or remove {path.parent}"
         )
     return books
 
@@ -89,11 +89,21 @@ def used_codebooks(folder: Path) -> dict[Path, str]:
     for store in sorted(p for p in folder.iterdir() if p.is_dir()):
         for name in (PLAN, MANIFEST):
             if (store / name).is_file():
-                digest = read_signed(store / name)["fingerprint"].get("codebooks")
+                digest = _codebooks_of(store / name)
                 if digest is not None:
                     used[store] = digest
                 break
     return used
+
+
+def _codebooks_of(path: Path) -> str | None:
+    """What a plan or a manifest says of the codebooks of its codes."""
+    fingerprint = read_signed(path).get("fingerprint")
+    if not isinstance(fingerprint, dict):
+        raise TargetStoreError(
+            f"{path}: fingerprint: found {shown(fingerprint)}: {REMEDY_OF_FILE}"
+        )
+    return fingerprint.get("codebooks")
 
 
 def check_codebooks(path: Path, used: dict[Path, str]) -> None:
@@ -146,13 +156,18 @@ def card_of(path: Path) -> bytes:
     """
     try:
         with safe_open(path, "np") as file:
-            stamp = (file.metadata() or {})["stamp"]
-    except (SafetensorError, KeyError) as e:
+            stamp = json.loads((file.metadata() or {})["stamp"])
+        if not isinstance(stamp["fingerprint"], dict):
+            raise ValueError(f"fingerprint: found {shown(stamp['fingerprint'])}")
+    except (
+        *(SafetensorError, OSError),
+        *(KeyError, TypeError, ValueError, RecursionError),
+    ) as e:
         raise TargetStoreError(
             f"{path}: no codebook file of this version, or a damaged one ({e}): remove "
             f"{path.parent} and extract again"
         ) from e
-    return (json.dumps(json.loads(stamp), indent=1) + "\n").encode()
+    return (json.dumps(stamp, indent=1) + "\n").encode()
 
 
 def check_card(path: Path) -> None:

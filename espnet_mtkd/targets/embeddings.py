@@ -66,7 +66,7 @@ def load_batches(batches, device: str) -> Iterator[tuple[list[Utterance], tuple]
                     return
                 batch, future = waiting.pop(0)
                 speech_BN = future.result().to(device, non_blocking=True)
-                lengths_B = torch.tensor([u.num_samples for u in batch], device=device)
+                lengths_B = torch.tensor([u.num_samples for u in batch])
                 yield batch, (speech_BN, lengths_B)
         finally:
             for _, future in waiting:

@@ -118,13 +118,14 @@ def extract(
         batches, sum(t.bytes_per_frame for t in targets), settings.shard_bytes
     )
     data = [[[u.utt, u.num_samples] for b in shard for u in b] for shard in shards]
-    store = StoreWriter(folder, fingerprint, data, targets, shards)
-    if store.is_finished:
-        return True
-    plan = store.take_share(settings.rank, settings.world_size)
-    if plan:
-        run(teacher, store, plan, settings, codebooks)
-    return store.finish()
+    writer = StoreWriter(folder, fingerprint, data, targets, shards)
+    with contextlib.closing(writer) as store:
+        if store.is_finished:
+            return True
+        plan = store.take_share(settings.rank, settings.world_size)
+        if plan:
+            run(teacher, store, plan, settings, codebooks)
+        return store.finish()
 
 
 def run(teacher, store: StoreWriter, plan, settings, codebooks) -> None:

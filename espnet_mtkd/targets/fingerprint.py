@@ -4,25 +4,30 @@ import hashlib
 from importlib import metadata
 from pathlib import Path
 
+from espnet_mtkd.errors import shown
 from espnet_mtkd.teachers.base import TeacherConfig, resolve_layers
+from espnet_mtkd.teachers.hub import files_of_checkpoint
 
 # Fields that may differ without the targets being others.
 LOOSE = {"versions"}
 PACKAGES = ("espnet_mtkd", "s3prl", "torch", "torchaudio", "safetensors")
 
 
-def checkpoint_digest(path_or_url: str | None) -> str | None:
+def checkpoint_digest(upstream: str, path_or_url: str | None) -> str | None:
     """sha256 of a local checkpoint, file or directory; a name or URL as it is.
 
+    Of the directory of a training only config and model file count.
+
     Args:
-        path_or_url: of a teacher's config.
+        upstream, path_or_url: of a teacher's config.
+
+    Raises:
+        ConfigError: see `files_of_checkpoint`.
     """
-    path = Path(path_or_url) if path_or_url else None
-    if path is None or not path.exists():
+    files = files_of_checkpoint(upstream, path_or_url)
+    if not files:
         return path_or_url
-    files = (
-        [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    )
+    path = Path(path_or_url)
     sha = hashlib.sha256()
     for file in files:
         if path.is_dir():
@@ -56,7 +61,7 @@ def teacher_fingerprint(teacher) -> dict:
     config = teacher.config
     return {
         "upstream": config.upstream,
-        "checkpoint": checkpoint_digest(config.path_or_url),
+        "checkpoint": checkpoint_digest(config.upstream, config.path_or_url),
         "weights": teacher.digest(),
         "num_layers": teacher.num_layers,
         "layers": [spec.layer for spec in teacher.targets],
@@ -93,15 +98,18 @@ def compare_config(config: TeacherConfig, fingerprint: dict) -> str | None:
     field = differing_field(expected, found)
     if field:
         return field
+    for key, kind in (("num_layers", int), ("layers", list)):
+        if not isinstance(fingerprint.get(key), kind):
+            return f"{key}: found {shown(fingerprint.get(key))}"
     path = config.path_or_url
-    if path and (Path(path).exists() or not fingerprint["checkpoint"]):
-        digest = checkpoint_digest(path)
-        if digest != fingerprint["checkpoint"]:
+    if path and (Path(path).exists() or not fingerprint.get("checkpoint")):
+        digest = checkpoint_digest(config.upstream, path)
+        if digest != fingerprint.get("checkpoint"):
             return (
                 f"checkpoint: expected that of path_or_url {path} ({digest}), found "
-                f"{fingerprint['checkpoint']}"
+                f"{shown(fingerprint.get('checkpoint'))}"
             )
     layers = resolve_layers(config, fingerprint["num_layers"])
-    if not set(layers) <= set(fingerprint["layers"]):
+    if not all(layer in fingerprint["layers"] for layer in layers):
         return f"layers: expected {layers}, found {fingerprint['layers']}"
     return None

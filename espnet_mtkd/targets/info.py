@@ -43,10 +43,10 @@ def describe_stores(stores: Sequence[TargetStore]) -> str:
                 str(store.folder),
                 len(store),
                 f"{hours:.2f}",
-                store.fingerprint["form"],
+                str(store.fingerprint.get("form")),
                 bytes_per_frame,
                 f"{store.num_bytes / 1e6:.2f}",
-                f"{100 * (store.num_bytes / payload - 1):.1f}",
+                f"{100 * (store.num_bytes / max(1, payload) - 1):.1f}",
             )
         )
         known = (key for key in SHOWN if key in store.fingerprint)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from espnet_mtkd.errors import TargetStoreError
 
-AGAIN = "mtkd_extract, or mtkd.sh --stage 8"
+AGAIN = "mtkd_extract, or mtkd.sh --stage 8; paths: mtkd_extract_paths, or --stage 11"
 REMEDY_OF_FILE = f"remove that file and extract again ({AGAIN}); the rest stands"
 
 
@@ -25,7 +25,7 @@ def read_signed(path: Path) -> dict:
     """What `dump_signed` was given.
 
     Raises:
-        TargetStoreError: any byte of the file is another.
+        TargetStoreError: any byte of the file is another, or it is no JSON.
     """
     first, _, rest = path.read_bytes().partition(b"\n")
     digest = hashlib.sha256(rest).hexdigest()
@@ -33,4 +33,7 @@ def read_signed(path: Path) -> dict:
         raise TargetStoreError(
             f"{path}: damaged (its sha256 differs): {REMEDY_OF_FILE}"
         )
-    return json.loads(b"{" + rest)
+    try:
+        return json.loads(b"{" + rest)
+    except (ValueError, RecursionError) as e:
+        raise TargetStoreError(f"{path}: no JSON ({e}): {REMEDY_OF_FILE}") from e

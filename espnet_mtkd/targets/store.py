@@ -18,8 +18,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from espnet_mtkd.errors import TargetStoreError
+from espnet_mtkd.errors import TargetStoreError, shown
 from espnet_mtkd.files import sha256_of, write_atomically
+from espnet_mtkd.targets.manifest import FORMAT, find_fault, shard_name
 from espnet_mtkd.targets.signed import (
     AGAIN,
     REMEDY_OF_FILE,
@@ -27,10 +28,13 @@ from espnet_mtkd.targets.signed import (
     read_signed,
 )
 
-FORMAT = 1
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
-REMEDY = f"remove the folder and extract again ({AGAIN})"
+
+
+def remedy(folder: Path) -> str:
+    """What to do about a store that is of no use any more."""
+    return f"remove {folder} and extract again ({AGAIN})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +64,6 @@ class StoredTarget:
     def bytes_per_frame(self) -> int:
         """Bytes that one frame takes."""
         return self.num_channels * np.dtype(self.dtype).itemsize
-
-
-def shard_name(number: int) -> str:
-    """File name of the shard of that number."""
-    return f"shard_{number:05d}.safetensors"
 
 
 def write_shard(
@@ -184,11 +183,16 @@ class TargetStore:
                 "the end: run mtkd_extract (again)"
             )
         manifest = read_signed(path)
-        if manifest["format"] != FORMAT:
+        if manifest.get("format") != FORMAT:
             raise TargetStoreError(
-                f"{path}: expected format {FORMAT}, found {manifest['format']}: "
-                f"{REMEDY}, or use the version of espnet_mtkd that wrote it"
+                f"{path}: expected format {FORMAT}, found "
+                f"{shown(manifest.get('format'))}: "
+                f"{remedy(self.folder)}, or use the version of espnet_mtkd that "
+                "wrote it"
             )
+        fault = find_fault(manifest)
+        if fault:
+            raise TargetStoreError(f"{path}: {fault}: {remedy(self.folder)}")
         self.fingerprint = manifest["fingerprint"]
         self.targets = [StoredTarget(**t) for t in manifest["targets"]]
         self.shards = manifest["shards"]
@@ -260,7 +264,7 @@ class TargetStore:
             raise TargetStoreError(
                 f"utterance {utt}: {num_samples} samples of audio, but its targets in "
                 f"{self.folder} were made from {self._num_samples[i]}: the audio has "
-                f"changed since: {REMEDY}"
+                f"changed since: {remedy(self.folder)}"
             )
         number = int(np.searchsorted(self._ends, i, side="right"))
         slices, crcs = self._shard(number)

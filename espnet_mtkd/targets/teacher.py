@@ -1,5 +1,6 @@
 """Teachers that are read from a target store instead of run."""
 
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from espnet_mtkd.errors import ConfigError, TargetStoreError, name_ten
 from espnet_mtkd.targets.codebooks import CODEBOOKS, check_codebooks
 from espnet_mtkd.targets.fingerprint import compare_config
 from espnet_mtkd.targets.quantizer import read_codebooks
-from espnet_mtkd.targets.store import MANIFEST, REMEDY, StoredTarget, TargetStore
+from espnet_mtkd.targets.store import MANIFEST, StoredTarget, TargetStore, remedy
 from espnet_mtkd.teachers.base import TargetSpec, TeacherConfig, resolve_layers
 
 
@@ -24,9 +25,11 @@ class CachedTeacher:
             `<targets_dir>/<teacher>` are read.
         as_codes: give the codes themselves, targets of a cross-entropy, instead of the
             embeddings that they stand for.
+        with_codes: give the codes beside the embeddings, as targets `<name>_codes`.
 
     Attributes:
-        targets: list of `TargetSpec`, one for each layer of the config.
+        targets: list of `TargetSpec`, one for each layer of the config; with codes
+            beside them, those of the codes behind them.
 
     Raises:
         TargetStoreError: nothing is stored there, it is damaged, or it comes from
@@ -36,7 +39,11 @@ class CachedTeacher:
     """
 
     def __init__(
-        self, config: TeacherConfig, targets_dir: str | Path, as_codes: bool = False
+        self,
+        config: TeacherConfig,
+        targets_dir: str | Path,
+        as_codes: bool = False,
+        with_codes: bool = False,
     ):
         self.config = config
         folder = Path(targets_dir) / config.name
@@ -52,6 +59,10 @@ class CachedTeacher:
         first = self.stores[0]
         for store in self.stores:
             field = compare_config(config, store.fingerprint)
+            if not field:
+                layers = resolve_layers(config, store.fingerprint["num_layers"])
+                lacking = {*layers} - {t.layer for t in store.targets}
+                field = f"layers: none is stored of {sorted(lacking)}" * bool(lacking)
             if not field and store.targets != first.targets:
                 field = f"targets: expected {first.targets}, found {store.targets}"
             if field:
@@ -63,16 +74,17 @@ class CachedTeacher:
         by_layer = {t.layer: t for t in first.targets}
         self._stored = [by_layer[layer] for layer in layers]
         self._books = {}
-        if first.fingerprint["form"] == "codes":
-            digests = {s.folder: s.fingerprint["codebooks"] for s in self.stores}
+        if first.fingerprint.get("form") == "codes":
+            digests = {s.folder: s.fingerprint.get("codebooks") for s in self.stores}
             check_codebooks(folder / CODEBOOKS, digests)
             self._books = read_codebooks(folder / CODEBOOKS)
-        elif as_codes:
+        elif as_codes or with_codes:
+            option = "target_type codes" if as_codes else "loss_conf.codes"
             raise ConfigError(
-                f"{folder}: fp16 embeddings are stored there; target_type codes needs "
+                f"{folder}: fp16 embeddings are stored there; {option} needs "
                 "--form codes (mtkd_extract)"
             )
-        self.as_codes = as_codes
+        self.as_codes, self.with_codes = as_codes, with_codes
         self.targets = [
             TargetSpec(
                 name=stored.name,
@@ -86,6 +98,16 @@ class CachedTeacher:
             )
             for stored in self._stored
         ]
+        if with_codes:
+            self.targets += [
+                dataclasses.replace(
+                    spec,
+                    name=name_codes(spec.name),
+                    dim=stored.num_channels,
+                    num_codebooks=stored.num_channels,
+                )
+                for spec, stored in zip(self.targets, self._stored, strict=True)
+            ]
         logging.info(
             "teacher %s: stored targets of %d utterances in %s",
             config.name,
@@ -103,7 +125,8 @@ class CachedTeacher:
                 store alone has the utterance.
 
         Returns:
-            {target name: ((B, T, E) fp32 embeddings, or (B, T, M) uint8 codes, (B,))}.
+            {target name: ((B, T, E) fp32 embeddings, or (B, T, M) uint8 codes, (B,)
+            valid frames, on the host)}, or both.
 
         Raises:
             TargetStoreError: an utterance that is not stored, or with another length.
@@ -114,18 +137,25 @@ class CachedTeacher:
         out = {}
         for spec in self._stored:
             parts = [torch.from_numpy(row[spec.name]) for row in rows]
-            lengths_B = torch.tensor([len(p) for p in parts], device=device)
+            lengths_B = torch.tensor([len(p) for p in parts])  # on the host
             target = pad_sequence(parts, batch_first=True).to(device)  # (B, T, C)
+            if self.with_codes:
+                out[name_codes(spec.name)] = (target, lengths_B)
             if self._books and not self.as_codes:
                 target = self._books[spec.name].decode(target)
             out[spec.name] = (target if self.as_codes else target.float(), lengths_B)
         return out
 
-    def check_lengths(self, name: str, lengths: dict[str, int]) -> None:
+    @property
+    def data_sets(self) -> set[str]:
+        """Names of the data sets whose targets are stored."""
+        return set(self._by_name)
+
+    def check_lengths(self, name: str | None, lengths: dict[str, int]) -> None:
         """Refuse a data set whose targets are not all stored, before any are read.
 
         Args:
-            name: of the data set.
+            name: of the data set; None: of several, found by their ids alone.
             lengths: utterance -> samples at 16 kHz.
 
         Raises:
@@ -134,13 +164,15 @@ class CachedTeacher:
         """
         missing, changed = [], []
         for utt, num_samples in lengths.items():
-            store, key = self._find(f"{name}/{utt}")
+            given = utt if name is None else f"{name}/{utt}"
+            store, key = self._find(given, num_samples)
             stored = None if store is None else store.num_samples_of(key)
             if stored is None:
                 missing.append(utt)
             elif stored != num_samples:
+                folder = store.folder
                 changed.append(f"{utt} ({num_samples} samples, then {stored})")
-        of_all = f"of {len(lengths)} utterances of {name}"
+        of_all = f"of {len(lengths)} utterances of {name or 'the training set'}"
         if missing:
             raise TargetStoreError(
                 f"{len(missing)} {of_all} have no targets of teacher "
@@ -151,11 +183,11 @@ class CachedTeacher:
             raise TargetStoreError(
                 f"{len(changed)} {of_all} have another length than when the targets of "
                 f"teacher '{self.config.name}' were made: the audio has changed since: "
-                f"{name_ten(changed)}: {REMEDY}"
+                f"{name_ten(changed)}: {remedy(folder)}"
             )
 
     def _read(self, utt: str, num_samples: int) -> dict[str, np.ndarray]:
-        store, key = self._find(utt)
+        store, key = self._find(utt, num_samples)
         row = store.read(key, num_samples) if store is not None else None
         if row is not None:
             return row
@@ -164,23 +196,36 @@ class CachedTeacher:
             f"{self._folders()}: run mtkd_extract for its data directory (stage 8)"
         )
 
-    def _find(self, utt: str) -> tuple[TargetStore | None, str]:
-        """The store that has to have an utterance, and its id there."""
+    def _find(self, utt: str, num_samples: int) -> tuple[TargetStore | None, str]:
+        """The store that has to have an utterance, and its id there.
+
+        Without its data set, of several that have the id, the one that heard as much.
+        """
         name, _, rest = utt.partition("/")
         if rest and name in self._by_name:
             return self._by_name[name], rest
         # An id without its data set.
         found = [s for s in self.stores if s.find(utt) is not None]
         if len(found) > 1:
+            same = [s for s in found if s.num_samples_of(utt) == num_samples]
+            found = same or found
+        if len(found) > 1:
             raise TargetStoreError(
                 f"utterance {utt}: targets of teacher '{self.config.name}' in "
                 f"{' and '.join(str(s.folder) for s in found)}: expected "
-                "'<data set>/<utterance>', which tells these apart"
+                "'<data set>/<utterance>', which tells these apart: name a directory "
+                "with the targets of one of these sets alone (--targets_dir, "
+                "--keep_teachers targets_dir=...), or rename the utterances of one"
             )
         return (found[0] if found else None), utt
 
     def _folders(self) -> str:
         return ", ".join(str(store.folder) for store in self.stores)
+
+
+def name_codes(name: str) -> str:
+    """Of the codes beside a target of that name."""
+    return f"{name}_codes"
 
 
 def frame_centre(config: TeacherConfig, stored: StoredTarget, folder: Path) -> float:

@@ -6,19 +6,22 @@ all shards there writes the manifest. Nobody waits for anybody, so torchrun, job
 and one process after another all do.
 """
 
+import fcntl
 import hashlib
 import json
 import logging
+import os
 import queue
 import shutil
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from filelock import FileLock
 from safetensors import safe_open
 
 from espnet_mtkd.errors import DiskError, TargetStoreError
-from espnet_mtkd.files import write_atomically
+from espnet_mtkd.files import sweep, write_atomically
 from espnet_mtkd.targets.fingerprint import differing_field
 from espnet_mtkd.targets.plan import share_of
 from espnet_mtkd.targets.signed import dump_signed, read_signed
@@ -33,12 +36,14 @@ from espnet_mtkd.targets.store import (
     write_shard,
 )
 
+LOCK = ".store.lock"  # held while a plan, a shard or the manifest is written
+WRITERS = ".writers.lock"  # shared by those who write
 OVERHEAD = 1.05  # of the files over the targets' own bytes
 MAX_WAITING = 4  # batches that are computed and not yet packed
 
 
 class StoreWriter:
-    """An unfinished store in a folder.
+    """An unfinished store in a folder; to be closed.
 
     Args:
         folder: of the store; made if it is not there.
@@ -67,8 +72,19 @@ class StoreWriter:
         self.folder, self.fingerprint = folder, fingerprint
         self.targets, self.shards = targets, shards
         data_digest = hashlib.sha256(json.dumps(data).encode()).hexdigest()
-        self.digest = claim_folder(folder, fingerprint, data_digest)
-        self.is_finished = self._was_finished()
+        self._lock = FileLock(folder / LOCK)
+        self._presence = Presence(folder)
+        try:
+            with self._lock:
+                sweep(folder / PLAN)
+                sweep(folder / MANIFEST)
+                self.digest = claim_folder(
+                    folder, fingerprint, data_digest, self._presence
+                )
+                self.is_finished = self._was_finished()
+        except BaseException:
+            self.close()
+            raise
         if self.is_finished:
             logging.info("%s: finished before", folder)
 
@@ -121,10 +137,36 @@ class StoreWriter:
         share = share_of(self.shards, rank, world_size)
         return {i: self.shards[i] for i in todo if i in share}
 
+    def write(self, number: int, utts: list) -> None:
+        """Write a shard, unless another process of this extraction has done so.
+
+        Args:
+            number: of the shard.
+            utts: see `write_shard`.
+
+        Raises:
+            DiskError: no space.
+        """
+        path = self.path(number)
+        with self._lock:
+            if not shard_is_whole(path, self.digest):
+                write_shard(path, self.digest, self.targets, utts)
+
     def finish(self) -> bool:
         """Write the manifest if no shard is missing; whether the store is whole."""
-        if self.missing():
-            return False
+        with self._lock:
+            for number in range(len(self.shards)):
+                sweep(self.path(number))
+            is_whole = not self.missing()
+            if is_whole and not (self.folder / MANIFEST).is_file():
+                self._write_manifest()
+        return is_whole
+
+    def close(self) -> None:
+        """Write there no longer."""
+        self._presence.end()
+
+    def _write_manifest(self) -> None:
         utts = []  # of each shard: (id, samples, frames as they were written)
         for i, shard in enumerate(self.shards):
             with safe_open(self.path(i), "np") as file:
@@ -137,7 +179,6 @@ class StoreWriter:
                 ]
             )
         write_manifest(self.folder, self.fingerprint, self.targets, utts)
-        return True
 
 
 class ShardWriter:
@@ -158,8 +199,7 @@ class ShardWriter:
                 try:
                     rows += make_rows()
                     if number is not None:
-                        path = store.path(number)
-                        write_shard(path, store.digest, store.targets, rows)
+                        store.write(number, rows)
                         rows = []
                 except BaseException as e:  # handed on to the caller's thread
                     self._error = e
@@ -188,13 +228,45 @@ class ShardWriter:
             raise self._error
 
 
-def claim_folder(folder: Path, fingerprint: dict, data_digest: str) -> str:
+class Presence:
+    """Says that a process writes into a folder, as long as it does.
+
+    Of several with one plan each does; whoever has another plan finds it.
+
+    Args:
+        folder: of the store.
+    """
+
+    def __init__(self, folder: Path):
+        self._number = os.open(folder / WRITERS, os.O_RDWR | os.O_CREAT, 0o666)
+
+    def begin(self) -> None:
+        """Write among others."""
+        fcntl.flock(self._number, fcntl.LOCK_SH)
+
+    def is_alone(self) -> bool:
+        """Whether nobody else writes there."""
+        try:
+            fcntl.flock(self._number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def end(self) -> None:
+        """Write no longer; the end of the process does the same."""
+        os.close(self._number)
+
+
+def claim_folder(
+    folder: Path, fingerprint: dict, data_digest: str, presence: Presence
+) -> str:
     """Refuse a folder that holds something else.
 
     Args:
         folder: of the store.
         fingerprint: of what is going to be written.
         data_digest: of the utterances and their order.
+        presence: of this process; it is there from now on.
 
     Returns:
         Digest that every shard of this extraction carries.
@@ -204,18 +276,29 @@ def claim_folder(folder: Path, fingerprint: dict, data_digest: str) -> str:
     """
     plan = {"fingerprint": fingerprint, "utterances": data_digest}
     path = folder / PLAN
-    if path.is_file():
+    # (A plan of which nothing was stored, be it that the disk or a value was refused,
+    # claims nothing, if nobody is at work.)
+    is_begun = any(folder.glob("shard_*"))
+    if path.is_file() and (is_begun or not presence.is_alone()):
         found = read_signed(path)
         field = differing_field(fingerprint, found["fingerprint"])
         if not field and found["utterances"] != data_digest:
             field = "the utterances, their lengths or the division into shards differ"
+        if field and not is_begun:
+            raise TargetStoreError(
+                f"{folder}: another extraction writes to it now ({field}): wait for "
+                "its end, or name another --out_dir (of mtkd.sh: --targets_dir, "
+                "--paths_dir)"
+            )
         if field:
             raise TargetStoreError(
-                f"{folder} holds targets of another extraction ({field}): remove the "
-                "folder, or name another --out_dir"
+                f"{folder} holds targets of another extraction ({field}): remove that "
+                "folder, or name another --out_dir (of mtkd.sh: --targets_dir, "
+                "--paths_dir)"
             )
     else:
         write_atomically(path, dump_signed(plan))
+    presence.begin()
     comparable = {k: v for k, v in fingerprint.items() if k != "versions"}
     text = json.dumps([comparable, data_digest], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,16 +1,16 @@
 """What a teacher is configured by, and what it promises to give."""
 
 import dataclasses
-import difflib
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from espnet_mtkd.errors import ConfigError
+from espnet_mtkd.errors import ConfigError, shown, unknown_key
 from espnet_mtkd.files import parse_yaml
 from espnet_mtkd.teachers.checkpoints import check_checkpoint
+
+MAX_NUMBER = 1e9  # of a weight, and of samples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +121,7 @@ def parse_teachers(value) -> list[TeacherConfig]:
     if not isinstance(value, (list, tuple)) or len(value) == 0:
         raise ConfigError(
             f"{where}: expected a list of at least one teacher, e.g. "
-            f"[{{name: hubert, upstream: hubert_base}}], found: {value!r}"
+            f"[{{name: hubert, upstream: hubert_base}}], found: {shown(value)}"
         )
     problems, configs = [], []
     for i, entry in enumerate(value):
@@ -146,18 +146,15 @@ def _parse_one(entry, where: str) -> tuple[list[str], TeacherConfig | None]:
     fields = {f.name for f in dataclasses.fields(TeacherConfig)}
     problems = []
     for key in sorted(set(entry) - fields, key=str):
-        hint = difflib.get_close_matches(str(key), fields, n=1)
-        hint = f", did you mean '{hint[0]}'?" if hint else ""
-        problems.append(
-            f"{where}: unknown key '{key}'{hint} (known: {', '.join(sorted(fields))})"
-        )
+        problems.append(unknown_key(where, key, sorted(fields)))
     entry = {k: v for k, v in entry.items() if k in fields and v is not None}
 
     def expect(key, types, text):
         if key in entry and (
             not isinstance(entry[key], types) or isinstance(entry[key], bool)
         ):
-            problems.append(f"{where}: {key}: expected {text}, found {entry[key]!r}")
+            found = shown(entry[key])
+            problems.append(f"{where}: {key}: expected {text}, found {found}")
 
     for key in ("name", "upstream"):
         if key not in entry:
@@ -171,17 +168,23 @@ def _parse_one(entry, where: str) -> tuple[list[str], TeacherConfig | None]:
         problems.append(f"{where}: normalize: expected true or false")
     if not problems and not re.fullmatch(r"[A-Za-z0-9_]+", entry["name"]):
         problems.append(
-            f"{where}: name: expected letters, digits and '_', found {entry['name']!r}"
+            f"{where}: name: expected letters, digits and '_', found "
+            f"{shown(entry['name'])}"
         )
-    if not problems and not entry.get("weight", 1.0) > 0:
-        problems.append(f"{where}: weight: expected above 0, found {entry['weight']}")
-    if not problems and not math.isfinite(entry.get("frame_centre", 0.0)):
+    weight, centre = entry.get("weight", 1.0), entry.get("frame_centre", 0.0)
+    if not problems and not weight > 0:
+        problems.append(f"{where}: weight: expected above 0, found {shown(weight)}")
+    if not problems and not abs(centre) < MAX_NUMBER:  # NaN neither
         problems.append(
             f"{where}: frame_centre: expected a number of samples, found "
-            f"{entry['frame_centre']}"
+            f"{shown(centre)}"
         )
-    if not problems and entry.get("weight", 1.0) == math.inf:
-        problems.append(f"{where}: weight: expected a finite number, found inf")
+    if not problems and not weight < MAX_NUMBER:
+        problems.append(
+            f"{where}: weight: expected a finite number, found {shown(weight)}"
+        )
+    if not problems and "\0" in entry.get("path_or_url", ""):
+        problems.append(f"{where}: path_or_url: expected no zero byte in it")
     layers = entry.get("layers")
     if isinstance(layers, int) and not isinstance(layers, bool):
         layers = [layers]
@@ -189,9 +192,11 @@ def _parse_one(entry, where: str) -> tuple[list[str], TeacherConfig | None]:
         isinstance(layers, (list, tuple))
         and layers
         and all(isinstance(x, int) and not isinstance(x, bool) for x in layers)
+        and all(abs(x) < MAX_NUMBER for x in layers)
     ):
         problems.append(
-            f"{where}: layers: expected an integer or a list of them, found {layers!r}"
+            f"{where}: layers: expected an integer or a list of them, found "
+            f"{shown(layers)}"
         )
     if problems:
         return problems, None

@@ -147,9 +147,11 @@ def remedy_of(found: Found, path: Path) -> str:
     if found.kind == FAIRSEQ:
         return _convert(found, path)
     if found.kind == ESPNET:
+        where = path if path.is_dir() else path.parent
         return (
-            "If it is a student of this package: upstream: mtkd_student, path_or_url: "
-            f"{path if path.is_dir() else path.parent}"
+            f"If it is a recogniser: upstream: espnet_local, path_or_url: {where} ; if "
+            f"it is a student of this package: upstream: mtkd_student, path_or_url: "
+            f"{where}"
         )
     reader = _READERS.get((found.kind, found.family))
     if reader:

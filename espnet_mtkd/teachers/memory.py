@@ -40,11 +40,11 @@ class TargetMemory:
 
         Args:
             speech_BN: (B, N) waveforms at 16 kHz.
-            speech_lengths_B: (B,) samples.
+            speech_lengths_B: (B,) samples; on the host, see `S3PRLTeacher.embed`.
             utt_ids: B strings, `<data set>/<utterance>`; None always asks the teacher.
 
         Returns:
-            {target name: ((B, T, E), (B,) valid frames)}.
+            {target name: ((B, T, E), (B,) valid frames, on the host)}.
         """
         if utt_ids is None or self.max_bytes == 0:
             return self.teacher(speech_BN, speech_lengths_B, utt_ids)
@@ -55,16 +55,14 @@ class TargetMemory:
         if new:
             speech = speech_BN[new, : max(keys[i][1] for i in new)]
             out = self.teacher(speech, speech_lengths_B[new], [utt_ids[i] for i in new])
+            out = {name: pack_all(*target) for name, target in out.items()}
             for j, i in enumerate(new):
-                rows[i] = {
-                    name: pack(target[j, : int(lengths[j])])
-                    for name, (target, lengths) in out.items()
-                }
+                rows[i] = {name: packed[j] for name, packed in out.items()}
                 self._keep(keys[i], rows[i])
         batch = {}
         for spec in self.targets:
             parts, factors = zip(*(row[spec.name] for row in rows), strict=True)
-            lengths = torch.tensor([len(p) for p in parts], device=speech_BN.device)
+            lengths = torch.tensor([len(p) for p in parts])
             padded = pad_sequence(parts, batch_first=True).to(speech_BN.device)
             factor_B11 = torch.tensor(factors, device=speech_BN.device)[:, None, None]
             batch[spec.name] = (padded.float() * factor_B11, lengths)
@@ -90,18 +88,28 @@ class TargetMemory:
         self.num_bytes += size
 
 
-def pack(target_TE: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """Values in fp16 on the CPU, and the power of two to multiply them by.
+def pack_all(target_BTE, lengths_B) -> list[tuple[torch.Tensor, float]]:
+    """Values in fp16 on the CPU, and the power of two to multiply them by, of each.
 
     Args:
-        target_TE: (T, E) of one utterance.
+        target_BTE: (B, T, E) fp32; it comes to the host in one piece.
+        lengths_B: (B,) valid frames, on the host.
     """
-    largest = float(target_TE.abs().max()) if len(target_TE) else 0.0
-    factor = 1.0
-    if MAX_HALF < largest < math.inf:
-        factor = 2.0 ** math.ceil(math.log2(largest / MAX_HALF))
-    # A clone: a view would keep the whole padded batch alive.
-    return (target_TE / factor).half().cpu().clone(), factor
+    target_BTE = target_BTE.cpu()
+    lengths = lengths_B.tolist()
+    largest = [
+        t[:n].abs().amax().nan_to_num(math.inf).item() if n else 0.0
+        for t, n in zip(target_BTE, lengths, strict=True)
+    ]
+    factors = [
+        2.0 ** math.ceil(math.log2(x / MAX_HALF)) if MAX_HALF < x < math.inf else 1.0
+        for x in largest
+    ]
+    # A copy: a view would keep the whole padded batch alive.
+    return [
+        ((t[:n] / factor).to(torch.float16, copy=True), factor)
+        for t, n, factor in zip(target_BTE, lengths, factors, strict=True)
+    ]
 
 
 def measure(speech_BN, speech_lengths_B) -> tuple[list[int], list[int]]:
@@ -116,5 +124,6 @@ def measure(speech_BN, speech_lengths_B) -> tuple[list[int], list[int]]:
     """
     index_N = torch.arange(speech_BN.size(1), device=speech_BN.device)
     steps_BN = speech_BN.detach().nan_to_num().mul(32768).round().long()
-    steps_BN = steps_BN * (index_N < speech_lengths_B[:, None])
+    lengths_B = speech_lengths_B.to(index_N.device, non_blocking=True)
+    steps_BN = steps_BN * (index_N < lengths_B[:, None])
     return speech_lengths_B.tolist(), steps_BN.square().sum(1).tolist()

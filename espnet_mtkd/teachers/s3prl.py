@@ -1,13 +1,16 @@
 """A frozen s3prl upstream as a teacher."""
 
+import contextlib
 import difflib
 import hashlib
 import logging
+import os
+from pickle import UnpicklingError
 
 import torch
 import torch.nn.functional as F
 
-from espnet_mtkd.compat import preserved_rng
+from espnet_mtkd.compat import no_code_from_files, preserved_rng
 from espnet_mtkd.data.audio import SAMPLE_RATE
 from espnet_mtkd.errors import ConfigError, DataError, MTKDError, name_ten
 from espnet_mtkd.teachers.base import (
@@ -18,8 +21,14 @@ from espnet_mtkd.teachers.base import (
     resolve_layers,
 )
 from espnet_mtkd.teachers.early_stop import EarlyStop
-from espnet_mtkd.teachers.hub import import_s3prl_hub, upstream_names
+from espnet_mtkd.teachers.hub import (
+    READ,
+    files_of_checkpoint,
+    import_s3prl_hub,
+    upstream_names,
+)
 
+TRUST = "MTKD_TRUST_CHECKPOINTS"  # environment variable: 1 lets checkpoints run code
 RECEPTIVE_FIELD = 400  # samples: 25 ms, of wav2vec 2.0's convolutions and of fbank
 FRAME_CENTRE = (RECEPTIVE_FIELD - 1) / 2  # of frame 0, which begins with the audio
 MIN_INPUT = 800  # samples: s3prl pads shorter batches to it
@@ -47,6 +56,11 @@ def check_upstream(config: TeacherConfig, hub) -> None:
             + "All names: python -m espnet_mtkd.bin.mtkd_doctor --list_upstreams"
         )
     check_files(config)
+    if config.upstream in READ:
+        try:
+            files_of_checkpoint(config.upstream, config.path_or_url)
+        except ConfigError as e:
+            raise ConfigError(f"teacher '{config.name}': {e}") from e
 
 
 def read_teachers(teachers) -> list[TeacherConfig]:
@@ -92,7 +106,9 @@ class S3PRLTeacher:
         check_upstream(config, hub)
         from s3prl.nn import S3PRLUpstream
 
-        with preserved_rng():
+        trusts = os.environ.get(TRUST) == "1"
+        guard = contextlib.nullcontext() if trusts else no_code_from_files()
+        with preserved_rng(), guard:
             try:
                 network = S3PRLUpstream(
                     config.upstream,
@@ -100,8 +116,17 @@ class S3PRLTeacher:
                     normalize=config.normalize,
                     extra_conf=dict(config.extra_conf),
                 )
-            except MTKDError:
-                raise
+            except MTKDError as e:
+                raise type(e)(f"teacher '{config.name}': {e}") from e
+            except UnpicklingError as e:
+                reason = (str(e).strip() or "no message").splitlines()[0][:200]
+                raise ConfigError(
+                    f"teacher '{config.name}': the checkpoint "
+                    f"{config.path_or_url or config.upstream} is damaged, or holds "
+                    "objects whose loading would run code: nothing was run "
+                    f"({reason}): take it from its authors; if you trust whoever made "
+                    f"it: export {TRUST}=1"
+                ) from e
             except Exception as e:
                 raise ConfigError(
                     f"teacher '{config.name}': s3prl could not load upstream "
@@ -192,27 +217,27 @@ class S3PRLTeacher:
 
         Args:
             speech_BN: (B, N) waveforms at 16 kHz, padded.
-            speech_lengths_B: (B,) samples.
+            speech_lengths_B: (B,) samples; on the host, so that nobody waits for a GPU.
             utt_ids: unused; see `TargetMemory`.
 
         Returns:
-            {target name: ((B, T, E) fp32, (B,) valid frames)}.
+            {target name: ((B, T, E) fp32, (B,) valid frames, on the host)}.
 
         Raises:
             DataError: audio longer than the upstream takes, naming the utterance; or
                 another number of frames than its frame shift promises.
         """
-        check_length(self, speech_lengths_B, utt_ids)
+        num_samples = speech_lengths_B.tolist()
+        check_length(self, num_samples, utt_ids)
         if speech_BN.device != self._device:
             self._network.to(speech_BN.device)
             self._device = speech_BN.device
         self._network.eval()
-        longest = int(speech_lengths_B.max())
-        missing = max(0, MIN_INPUT - longest)
+        missing = max(0, MIN_INPUT - max(num_samples))
         speech_BN = F.pad(speech_BN.float(), (0, missing))
         wavs = [
-            wav[: int(num) + missing]
-            for wav, num in zip(speech_BN, speech_lengths_B, strict=True)
+            wav[: num + missing]
+            for wav, num in zip(speech_BN, num_samples, strict=True)
         ]
         # The student's mixed precision is not the teacher's.
         with torch.autocast(
@@ -220,25 +245,25 @@ class S3PRLTeacher:
         ):
             hidden = self._run(wavs)
         return {
-            spec.name: self._take(hidden[spec.layer], spec, speech_lengths_B)
+            spec.name: self._take(hidden[spec.layer], spec, num_samples)
             for spec in self.targets
         }
 
-    def _take(self, hidden_BTE, spec: TargetSpec, num_samples_B):
+    def _take(self, hidden_BTE, spec: TargetSpec, num_samples: list[int]):
         """The valid frames of one hidden state."""
-        lengths_B = self.num_valid_frames(num_samples_B, spec.frame_shift)
-        T = int(lengths_B.max())
-        expected = -(-max(MIN_INPUT, int(num_samples_B.max())) // spec.frame_shift)
+        frames = self.count_frames(num_samples, spec.frame_shift)
+        T = max(frames)
+        expected = -(-max(MIN_INPUT, *num_samples) // spec.frame_shift)
         if not T <= hidden_BTE.size(1) <= expected + MAX_EXTRA_FRAMES:
             raise DataError(
                 f"teacher '{self.config.name}' gives another number of frames than its "
-                f"frame shift promises for {int(num_samples_B.max())} samples: "
+                f"frame shift promises for {max(num_samples)} samples: "
                 f"expected {T} to {expected}, found {hidden_BTE.size(1)}"
             )
         hidden_BTE = hidden_BTE[:, :T].float()
         if self.config.normalize:
             hidden_BTE = F.layer_norm(hidden_BTE, hidden_BTE.shape[-1:])
-        return hidden_BTE, lengths_B
+        return hidden_BTE, torch.tensor(frames)
 
     def digest(self) -> str:
         """sha256 over the weights: the same before and after training."""
@@ -255,7 +280,7 @@ def check_length(teacher, num_samples, utt_ids=None) -> None:
 
     Args:
         teacher: with `config` and `max_samples`.
-        num_samples: (B,) tensor or list of samples.
+        num_samples: B samples.
         utt_ids: B utterance ids, for the message.
 
     Raises:
@@ -263,8 +288,6 @@ def check_length(teacher, num_samples, utt_ids=None) -> None:
     """
     if teacher.max_samples is None:
         return
-    if isinstance(num_samples, torch.Tensor):
-        num_samples = num_samples.tolist()
     long = [(i, num) for i, num in enumerate(num_samples) if num > teacher.max_samples]
     if long:
         names = [

@@ -69,10 +69,11 @@ class UpstreamExpert(torch.nn.Module):
             lengths_B.clamp(min=self.student.min_samples),
             layers=True,
         )
-        return {"hidden_states": [_fit(h_BTD, T) for h_BTD in hidden]}
+        return {"hidden_states": [fit_frames(h_BTD, T) for h_BTD in hidden]}
 
 
-def _fit(h_BTD: torch.Tensor, num_frames: int) -> torch.Tensor:
+def fit_frames(h_BTD: torch.Tensor, num_frames: int) -> torch.Tensor:
+    """A hidden state of so many frames: cut, or its last frame repeated."""
     missing = max(0, num_frames - h_BTD.size(1))
     tail = h_BTD[:, -1:].expand(-1, missing, -1)
     return torch.cat([h_BTD[:, :num_frames], tail], 1)
@@ -81,6 +82,17 @@ def _fit(h_BTD: torch.Tensor, num_frames: int) -> torch.Tensor:
 def mtkd_student(ckpt: str | None = None, refresh: bool = False, **kwargs):
     """s3prl hub entry: a folder, model file or name on the Hugging Face Hub."""
     return UpstreamExpert(ckpt, **kwargs)
+
+
+def checkpoint_files(ckpt: str) -> tuple:
+    """The files that are read at a path: config and model file.
+
+    Raises:
+        ConfigError: one of them is missing.
+    """
+    from espnet_mtkd.student.locate import find_files
+
+    return find_files(ckpt)
 
 
 HUB_ENTRIES = (mtkd_student,)

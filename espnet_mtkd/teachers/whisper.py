@@ -74,7 +74,7 @@ class WhisperEncoder(nn.Module):
 
         Args:
             mel_BMF: (B, mel bins, F) at 10 ms, F even, zeros behind each utterance.
-            lengths_B: valid encoder frames (20 ms) of each.
+            lengths_B: valid encoder frames (20 ms) of each, on the host.
 
         Returns:
             List of (num_blocks + 1) tensors (B, F / 2, D): the input of each block and
@@ -85,8 +85,10 @@ class WhisperEncoder(nn.Module):
         x = F.gelu(self.conv2(x)).transpose(1, 2)  # (B, T, D)
         T = x.size(1)
         x = x + self.embed_positions.weight[:T]
-        valid_BT = torch.arange(T, device=x.device) < lengths_B.to(x.device)[:, None]
-        mask = None if bool(valid_BT.all()) else valid_BT[:, None, None, :]
+        mask = None
+        if min(lengths_B.tolist()) < T:
+            valid_BT = torch.arange(T) < lengths_B[:, None]
+            mask = valid_BT.to(x.device, non_blocking=True)[:, None, None, :]
         hidden = [x]
         for block in self.layers[: self.num_blocks]:
             x = block(x, mask)
@@ -183,17 +185,16 @@ class UpstreamExpert(nn.Module):
         device = wavs[0].device
         if self.pad_to_30s:
             wavs = [F.pad(w, (0, MAX_SAMPLES - len(w))) for w in wavs]
-        lengths_B = torch.tensor(
-            [max(1, len(w) // FRAME_SHIFT) for w in wavs], device=device
-        )
-        T = int(lengths_B.max())
+        lengths = [max(1, len(w) // FRAME_SHIFT) for w in wavs]
+        T = max(lengths)
         num_mel = self.model.conv1.in_channels
         mel_BMF = torch.zeros(len(wavs), num_mel, 2 * T, device=device)
         for i, wav in enumerate(wavs):
             wav = F.pad(wav, (0, max(0, FRAME_SHIFT - len(wav))))
-            mel = self.log_mel(wav.float())[:, : 2 * int(lengths_B[i])]
+            mel = self.log_mel(wav.float())[:, : 2 * lengths[i]]
             mel_BMF[i, :, : mel.size(1)] = mel
-        hidden = self.model(mel_BMF.to(self.model.conv1.weight.dtype), lengths_B)
+        mel_BMF = mel_BMF.to(self.model.conv1.weight.dtype)
+        hidden = self.model(mel_BMF, torch.tensor(lengths))
         if self.pad_to_30s:
             frames = math.ceil(longest / FRAME_SHIFT)
             hidden = [h[:, :frames] for h in hidden]
@@ -238,13 +239,13 @@ def load_encoder_state(ckpt: str) -> tuple[dict, dict]:
 
 def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HFValidationError, HTTPError
 
     try:
         folder = snapshot_download(
             name, allow_patterns=["config.json", "model.safetensors"]
         )
-    except (HfHubHTTPError, HFValidationError, OSError) as e:
+    except (HTTPError, HFValidationError, OSError) as e:
         raise ConfigError(
             f"Whisper checkpoint '{name}': no such file or directory, and the Hugging "
             f"Face hub did not give it ({type(e).__name__})"

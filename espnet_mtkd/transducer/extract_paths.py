@@ -26,7 +26,7 @@ from espnet_mtkd.targets.plan import (
     shard_ends,
 )
 from espnet_mtkd.targets.writer import ShardWriter, StoreWriter
-from espnet_mtkd.transducer.lattice import path_nodes
+from espnet_mtkd.transducer.lattice_paths import path_nodes
 from espnet_mtkd.transducer.paths import path_targets
 from espnet_mtkd.transducer.task import register
 
@@ -60,7 +60,7 @@ class TeacherTransducer:
                 f"{config}: expected decoder: transducer, found {args.decoder}"
             )
         self.model.eval()
-        self.device = device
+        self.device, self.model_file = device, model_file
         self._tokenize = ASRTask.build_preprocess_fn(args, train=False)
         self.frame_shift = measure_frame_shift(
             self.model.frontend, self.model.encoder, self.model.preencoder, device
@@ -102,13 +102,31 @@ class TeacherTransducer:
             [x[1 : U + 1] for x, U in zip(tokens_BU, sizes, strict=True)],
         )
 
+    def check_finite(self, utts: Iterable[Utterance], is_finite: Iterable[bool]):
+        """Refuse an utterance whose lattice has a value that is not finite.
+
+        Args:
+            utts: of a batch.
+            is_finite: of each, see `align`.
+
+        Raises:
+            ConfigError: it means nothing.
+        """
+        for utt, is_known in zip(utts, is_finite, strict=True):
+            if not is_known:
+                raise ConfigError(
+                    "teacher transducer: expected finite logits, found NaN or infinity "
+                    f"for utterance {utt.utt}: copy {self.model_file} again, or take "
+                    "another checkpoint (mtkd.sh: --kd_teacher_model)"
+                )
+
 
 class BatchPaths:
     """What is stored of one batch, while the device may still be at it.
 
     Args:
         teacher: whose paths.
-        speech: of `load_batches`.
+        batch, speech: of `load_batches`.
         labels: B int arrays (U,).
         num_tokens: k.
 
@@ -117,7 +135,7 @@ class BatchPaths:
     """
 
     @torch.inference_mode()
-    def __init__(self, teacher: TeacherTransducer, speech, labels, num_tokens: int):
+    def __init__(self, teacher: TeacherTransducer, batch, speech, labels, num_tokens):
         hs, gs, labels = teacher.encode(speech, labels)
         self.faults = {}
         for b, (h_TD, labels_U) in enumerate(zip(hs, labels, strict=True)):
@@ -126,6 +144,7 @@ class BatchPaths:
             elif len(labels_U) > len(h_TD):
                 self.faults[b] = f"{len(labels_U)} labels, but {len(h_TD)} frames"
         kept = [b for b in range(len(labels)) if b not in self.faults]
+        self._teacher, self._batch = teacher, [batch[b] for b in kept]
         self._sizes = [0] * len(labels)
         for b in kept:
             self._sizes[b] = len(hs[b]) + len(labels[b])
@@ -133,19 +152,26 @@ class BatchPaths:
         if kept:
             hs, gs, labels = ([x[b] for b in kept] for x in (hs, gs, labels))
             model = teacher.model
-            nodes, logp = path_nodes(
+            nodes, logp, is_finite_B = path_nodes(
                 model.joint_network, hs, gs, labels, model.blank_id, num_tokens
             )
-            self._copy = HostCopy({"nodes": nodes, "logp": logp})
+            self._copy = HostCopy(
+                {"nodes": nodes, "logp": logp, "is_finite": is_finite_B}
+            )
 
     def rows(self) -> list[dict[str, np.ndarray]]:
-        """The `utts` of `write_shard`, as soon as they are there."""
+        """The `utts` of `write_shard`, as soon as they are there.
+
+        Raises:
+            ConfigError: see `TeacherTransducer.check_finite`.
+        """
         arrays = {
             "nodes": np.zeros((0, 2 + self._num_tokens)),
             "logp": np.zeros((0, self._num_tokens), "float16"),
         }
         if self._copy is not None:
             arrays = self._copy.wait()
+            self._teacher.check_finite(self._batch, arrays["is_finite"])
         ends = np.cumsum(self._sizes)[:-1]
         nodes = np.split(arrays["nodes"].astype("uint16"), ends)
         logp = np.split(arrays["logp"], ends)
@@ -171,13 +197,13 @@ def extract_paths(
         texts: their transcripts.
         folder: of the store.
         num_tokens: k, tokens kept of each node.
-        settings: `batch_seconds`, `exact`, `device`, `rank` and `world_size` of it.
+        settings: `batch_seconds`, `exact`, `rank` and `world_size` of it.
 
     Returns:
         Whether the store is finished.
 
     Raises:
-        ConfigError: `num_tokens` out of range.
+        ConfigError: `num_tokens` out of range, or logits that are not finite.
         DataError: more than 0.1 % of the utterances have no path; they are named.
         TargetStoreError, DiskError: as for `espnet_mtkd.targets.extract.extract`.
     """
@@ -202,33 +228,40 @@ def extract_paths(
         [[u.utt, u.num_samples, labels[u.utt].tolist()] for b in shard for u in b]
         for shard in shards
     ]
-    store = StoreWriter(folder, fingerprint, data, targets, shards)
-    if store.is_finished:
-        return True
-    plan = store.take_share(settings.rank, settings.world_size)
+    writer = StoreWriter(folder, fingerprint, data, targets, shards)
+    with contextlib.closing(writer) as store:
+        if store.is_finished:
+            return True
+        plan = store.take_share(settings.rank, settings.world_size)
+        _write_paths(teacher, store, plan, labels, num_tokens)
+        return store.finish()
+
+
+def _write_paths(teacher, store: StoreWriter, plan, labels, num_tokens: int) -> None:
+    """Compute the shards of `plan`, number -> batches, and hand them to the writer."""
     batches = [batch for shard in plan.values() for batch in shard]
     faults = []
     with (
         contextlib.closing(ShardWriter(store)) as writer,
-        progress(sum(map(len, batches)), str(folder), "utt") as bar,
+        progress(sum(map(len, batches)), str(store.folder), "utt") as bar,
     ):
-        loaded = load_batches(batches, settings.device)
+        loaded = load_batches(batches, teacher.device)
         for (batch, speech), end in zip(loaded, shard_ends(plan), strict=True):
-            texts_of = [labels[u.utt] for u in batch]
-            paths = BatchPaths(teacher, speech, texts_of, num_tokens)
+            texts = [labels[u.utt] for u in batch]
+            paths = BatchPaths(teacher, batch, speech, texts, num_tokens)
             faults += [f"{batch[b].utt}: {fault}" for b, fault in paths.faults.items()]
             text = judge_faults(
-                folder,
+                store.folder,
                 "have no path",
                 faults,
-                len(utts),
-                "take them out of the data directory",
+                len(labels),
+                f"take their lines out of wav.scp and text, remove {store.folder}, and "
+                "run the same command again",
             )
             writer.put(end, paths.rows)
             bar.update(len(batch))
     if faults:
         logging.warning("%s", text)
-    return store.finish()
 
 
 def read_text(data_dir: Path, utts: Iterable[str]) -> dict[str, str]:
@@ -243,7 +276,7 @@ def read_text(data_dir: Path, utts: Iterable[str]) -> dict[str, str]:
     if missing:
         raise DataError(
             f"{path}: {len(missing)} utterances of wav.scp have no line, the first is "
-            f"{missing[0]} (utils/fix_data_dir.sh)"
+            f"{missing[0]}: add them, or: utils/fix_data_dir.sh {data_dir}"
         )
     return texts
 

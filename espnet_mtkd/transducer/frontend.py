@@ -73,6 +73,22 @@ class TeacherFrontend(AbsFrontend):
             parameter.requires_grad_(parameter.grad is not None)
             parameter.grad = None
 
+    @property
+    def max_samples(self) -> int | None:
+        """The longest audio that the upstream takes, None where it has no limit."""
+        return self._teacher.max_samples
+
+    @property
+    def frame_shift(self) -> int:
+        """Samples between two frames of the features."""
+        return self.stack * self._target.frame_shift
+
+    @property
+    def frame_centre(self) -> float:
+        """Sample in the middle of what frame 0 is put together from."""
+        inner = self._target.frame_shift * (self.stack - 1) / 2
+        return self._target.frame_centre + inner
+
     def output_size(self) -> int:
         """Dimension of the features, `stack` times the upstream's."""
         return self.stack * self._target.dim
@@ -80,8 +96,9 @@ class TeacherFrontend(AbsFrontend):
     def forward(self, speech, speech_lengths):
         """Waveforms (B, N), (B,) -> features (B, T, stack * E), (B,)."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            out = self._teacher.embed(speech, speech_lengths)
+            out = self._teacher.embed(speech, speech_lengths.cpu())
         feats_BTE, lengths_B = out[self._target.name]
         lengths_B = lengths_B // self.stack
-        T = int(lengths_B.max())
-        return feats_BTE[:, : T * self.stack].reshape(len(feats_BTE), T, -1), lengths_B
+        T = max(lengths_B.tolist())
+        feats_BTE = feats_BTE[:, : T * self.stack].reshape(len(feats_BTE), T, -1)
+        return feats_BTE, lengths_B.to(speech.device, non_blocking=True)

@@ -1,6 +1,6 @@
-"""ESPnet's ASR model while it is trained: path distillation, the loss in slices.
+"""ESPnet's ASR model while it is trained: path distillation, kept teachers, slices.
 
-It adds no parameter and no buffer, so what it saves is a stock ESPnet model.
+What it saves is a stock ESPnet model: heads of kept teachers are no part of its files.
 """
 
 import dataclasses
@@ -11,9 +11,17 @@ import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr_transducer.utils import get_transducer_task_io
 
-from espnet_mtkd.errors import ConfigError
+from espnet_mtkd.errors import ConfigError, shown
+from espnet_mtkd.objective.options import is_number
+from espnet_mtkd.student.blocks import BlockOutputs
 from espnet_mtkd.student.frames import measure_frame_shift
 from espnet_mtkd.transducer.kd import VARIANTS, path_kd_loss, place_nodes
+from espnet_mtkd.transducer.kept import (
+    NAME,
+    KeptTeachers,
+    hide_from_state_dict,
+    mean_over_processes,
+)
 from espnet_mtkd.transducer.paths import PathStores
 from espnet_mtkd.transducer.rnnt import sliced_transducer_loss
 
@@ -39,22 +47,22 @@ class PathKDConfig:
 
     def __post_init__(self):
         """Refuse values that mean nothing."""
-        if self.variant not in VARIANTS:
+        if not isinstance(self.variant, str) or self.variant not in VARIANTS:
             raise ConfigError(
                 f"path_kd_conf.variant: expected one of {VARIANTS}, found "
-                f"{self.variant!r}"
+                f"{shown(self.variant)}"
             )
         for name in ("weight", "temperature"):
             value = getattr(self, name)
-            if type(value) not in (int, float) or not 0 < value < math.inf:
+            if not is_number(value) or not 0 < value < math.inf:
                 raise ConfigError(
-                    f"path_kd_conf.{name}: expected above 0, found {value!r}; it is a "
-                    "finite number, without quotes"
+                    f"path_kd_conf.{name}: expected above 0, found {shown(value)}; it "
+                    "is a finite number, without quotes"
                 )
         if type(self.time_shift) is not int or self.time_shift < 0:
             raise ConfigError(
                 "path_kd_conf.time_shift: expected a whole number of frames from 0, "
-                f"found {self.time_shift!r}"
+                f"found {shown(self.time_shift)}"
             )
 
 
@@ -66,6 +74,17 @@ class ESPnetMTKDTransducerModel(ESPnetASRModel):
     is_sliced = False
     _batch = None
     _kd_loss = None
+    _encoded = None
+
+    @property
+    def kept(self) -> KeptTeachers | None:
+        """Teachers of stage 1 whose loss goes on, if there are any."""
+        return self._modules.get(NAME)
+
+    def keep_teachers(self, kept: KeptTeachers) -> None:
+        """Add stage 1's objective to the training loss."""
+        self.add_module(NAME, kept)
+        hide_from_state_dict(self)
 
     def distil_from(self, paths: PathStores, kd: PathKDConfig) -> None:
         """Add the distance to stored teacher paths to the training loss.
@@ -95,17 +114,25 @@ class ESPnetMTKDTransducerModel(ESPnetASRModel):
                 len(paths.tokens),
             )
 
-    def forward(self, speech, speech_lengths, text, text_lengths, **kwargs):
-        """As `ESPnetASRModel.forward`; `utt_id` of `kwargs` finds the paths.
+    def forward(
+        self, speech, speech_lengths, text, text_lengths, unlabelled=(), **kwargs
+    ):
+        """As `ESPnetASRModel.forward`; `utt_id` of `kwargs` finds paths and targets.
 
-        Validation leaves the paths out, so that models trained with and without them
-        are selected alike.
+        Validation leaves both out of the loss, so that models trained with and without
+        them are selected alike.
+
+        Args:
+            speech, speech_lengths, text, text_lengths, kwargs: as ESPnet's.
+            unlabelled: batches {`speech`, `speech_lengths`, `utt_id`}, of which the
+                kept teachers' loss alone is learnt.
 
         Raises:
-            TargetStoreError, DataError: see `PathStores.read` and `path_kd`.
+            TargetStoreError, DataError: see `PathStores.read`, `path_kd` and
+                `KeptTeachers`.
         """
         self._batch = kwargs.get("utt_id"), speech_lengths.tolist()
-        self._kd_loss = None
+        self._kd_loss = self._encoded = None
         loss, stats, weight = super().forward(
             speech, speech_lengths, text, text_lengths, **kwargs
         )
@@ -113,8 +140,61 @@ class ESPnetMTKDTransducerModel(ESPnetASRModel):
             loss = loss + self.kd.weight * self._kd_loss
             stats["loss_path_kd"] = self._kd_loss.detach()[None]
             stats["loss"] = loss.detach()
-        self._batch = self._kd_loss = None
+        if self.kept is not None:
+            added, more = self.kept_loss(
+                dict(
+                    speech=speech,
+                    speech_lengths=speech_lengths,
+                    utt_id=self.kept.name_ids(kwargs["utt_id"]),
+                ),
+                unlabelled,
+            )
+            stats.update(more)
+            if self.training:
+                loss = loss + added
+                stats["loss"] = loss.detach()
+        self._batch = self._kd_loss = self._encoded = None
         return loss, stats, weight
+
+    def encode(self, speech, speech_lengths):
+        """As `ESPnetASRModel.encode`; the output is there for the kept teachers too."""
+        if self.kept is None:
+            return super().encode(speech, speech_lengths)
+        numbers = self.kept.objective.blocks
+        with BlockOutputs(self.encoder, numbers or ()) as blocks:
+            out, lengths = super().encode(speech, speech_lengths)
+        # A pair with the blocks' outputs, for intermediate CTC.
+        h_BTD = out[0] if isinstance(out, tuple) else out
+        h = h_BTD if numbers is None else blocks.with_output(h_BTD)
+        self._encoded = h, lengths
+        return out, lengths
+
+    def kept_loss(self, labelled: dict, unlabelled):
+        """The kept teachers' loss, weighted, over the frames of all these batches.
+
+        Args:
+            labelled: the batch whose encoder output `encode` has left.
+            unlabelled: as in `forward`.
+
+        Returns:
+            Scalar, and statistics of the labelled batch.
+        """
+        kept = self.kept
+        if not kept.is_wanted:
+            return kept.nothing(), {}
+        loss, stats, num_frames = kept(*self._encoded, **labelled)
+        total = loss * num_frames
+        for batch in unlabelled:
+            self.encode(batch["speech"], batch["speech_lengths"])
+            loss, _, more = kept(*self._encoded, **batch)
+            total, num_frames = total + loss * more, num_frames + more
+        loss = total / num_frames.clamp(min=1)
+        if self.training:
+            batch_size = len(labelled["speech"])
+            loss = mean_over_processes(loss, num_frames, batch_size)
+        stats = {k: v.reshape(1) for k, v in stats.items()}
+        stats["loss_kept"] = loss.detach().reshape(1)
+        return kept.weight * loss, stats
 
     def _calc_transducer_loss(self, encoder_out, encoder_out_lens, labels):
         decoder_in, target, t_len, u_len = get_transducer_task_io(

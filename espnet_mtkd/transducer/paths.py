@@ -12,7 +12,7 @@ import torch
 
 from espnet_mtkd.errors import ConfigError, DataError, TargetStoreError, name_ten
 from espnet_mtkd.targets.fingerprint import differing_field
-from espnet_mtkd.targets.store import MANIFEST, StoredTarget, TargetStore
+from espnet_mtkd.targets.store import MANIFEST, StoredTarget, TargetStore, remedy
 
 MAX_FRAME_DIFFERENCE = 1  # student frames, of teacher and student
 
@@ -125,16 +125,19 @@ class PathStores:
                 missing.append(utt)
             elif store.num_samples_of(utt) != num_samples:
                 changed.append(utt)
-        for utts, what in (
-            (missing, "have no path"),
-            (changed, "have another length than when their paths were made"),
-        ):
-            if utts:
-                raise TargetStoreError(
-                    f"{where}: {len(utts)} of {len(lengths)} utterances {what} in "
-                    f"{self.stores[0].folder.parent}: {name_ten(utts)}: run "
-                    "mtkd_extract_paths for this data directory (again)"
-                )
+                again = remedy(store.folder)
+        of_all = f"of {len(lengths)} utterances"
+        if missing:
+            raise TargetStoreError(
+                f"{where}: {len(missing)} {of_all} have no path in "
+                f"{self.stores[0].folder.parent}: {name_ten(missing)}: run "
+                "mtkd_extract_paths for this data directory"
+            )
+        if changed:
+            raise TargetStoreError(
+                f"{where}: {len(changed)} {of_all} have another length than when their "
+                f"paths were made: {name_ten(changed)}: {again}"
+            )
 
     def _find(self, utt: str, num_samples: int) -> TargetStore | None:
         """The store with an utterance; of several, one that heard as many samples."""
@@ -175,7 +178,7 @@ class PathStores:
         if not torch.equal(found, labels_U.to(found)):
             raise DataError(
                 f"utterance {utt}: its path is of another transcript ({len(found)} "
-                f"tokens, expected {len(labels_U)}): extract the paths again"
+                f"tokens, expected {len(labels_U)}): {remedy(store.folder)}"
             )
         theirs = (int(frames[-1]) + 1) * self.frame_shift / frame_shift
         if abs(theirs - num_frames) >= MAX_FRAME_DIFFERENCE + 1:

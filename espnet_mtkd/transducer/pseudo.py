@@ -1,4 +1,4 @@
-"""Transcripts of unlabelled audio by a teacher transducer, and which of them are used.
+"""Transcripts of unlabelled audio, by a teacher transducer, and which are used.
 
 The confidence of a transcript is the mean (geometric) of its tokens' probabilities; see
 `espnet_mtkd.transducer.confidence`. Being sure is not all: tokens that come faster or
@@ -6,6 +6,7 @@ slower than speech, and words said again and again, are what a transducer writes
 it understands nothing.
 """
 
+import collections
 import dataclasses
 import math
 from pathlib import Path
@@ -79,6 +80,36 @@ class PseudoLabel:
     confidence: float
     reason: str | None
 
+    def because(self, reason: str) -> "PseudoLabel":
+        """The same, not used for this reason."""
+        return dataclasses.replace(self, reason=reason)
+
+
+def judge(
+    label: PseudoLabel, units: list, has_audio: bool, filters: Filters
+) -> PseudoLabel:
+    """A label with the reason for which it is not used, if there is one.
+
+    Args:
+        label: without a reason.
+        units: tokens or words, among which repeats are looked for.
+        has_audio: whether its audio can be used.
+        filters: what is kept.
+    """
+    if not has_audio:
+        return label.because("no usable audio")
+    if not label.text:
+        return label.because("empty")
+    if label.num_tokens < filters.min_tokens_per_second * label.seconds:
+        return label.because("few tokens a second")
+    if label.num_tokens > filters.max_tokens_per_second * label.seconds:
+        return label.because("many tokens a second")
+    if count_repeats(units) > filters.max_repeats:
+        return label.because("repeats itself")
+    if label.confidence < filters.min_confidence:
+        return label.because(NOT_CONFIDENT)
+    return label
+
 
 def count_repeats(tokens) -> int:
     """How often the same tokens, one or more, follow each other at most.
@@ -94,12 +125,15 @@ def count_repeats(tokens) -> int:
     return most
 
 
-def read_pseudo_labels(decode_dir: Path, filters: Filters) -> list[PseudoLabel]:
+def read_pseudo_labels(
+    decode_dir: Path, filters: Filters, scores: dict | None = None
+) -> list[PseudoLabel]:
     """Judge the hypotheses of one data set.
 
     Args:
         decode_dir: with `text`, `token_int` and, of `score_hypotheses`, `token_logp`.
         filters: what is kept.
+        scores: those of `espnet_scores` in the place of `token_logp`.
 
     Returns:
         One for each utterance, in the order of `text`.
@@ -110,7 +144,8 @@ def read_pseudo_labels(decode_dir: Path, filters: Filters) -> list[PseudoLabel]:
     texts, all_tokens = (
         read_lines(decode_dir / name, DECODED) for name in ("text", "token_int")
     )
-    scores = read_scores(decode_dir)
+    if scores is None:
+        scores = read_scores(decode_dir)
     labels = []
     for utt, text in texts.items():
         tokens = all_tokens.get(utt, "").split()
@@ -120,26 +155,27 @@ def read_pseudo_labels(decode_dir: Path, filters: Filters) -> list[PseudoLabel]:
                 f"{decode_dir}: utterance {utt}: {len(tokens)} tokens in token_int, "
                 f"{len(logp)} in token_logp: remove that, it is then written anew"
             )
-        confidence = mean_probability(logp)
-        reason = None
-        if utt not in scores:
-            reason = "no usable audio"
-        elif not text:
-            reason = "empty"
-        elif len(tokens) < filters.min_tokens_per_second * seconds:
-            reason = "few tokens a second"
-        elif len(tokens) > filters.max_tokens_per_second * seconds:
-            reason = "many tokens a second"
-        elif count_repeats(tokens) > filters.max_repeats:
-            reason = "repeats itself"
-        elif confidence < filters.min_confidence:
-            reason = NOT_CONFIDENT
-        labels.append(PseudoLabel(utt, text, seconds, len(tokens), confidence, reason))
+        label = PseudoLabel(
+            utt, text, seconds, len(tokens), mean_probability(logp), None
+        )
+        labels.append(judge(label, tokens, utt in scores, filters))
     return labels
 
 
+def describe_kept(labels: list[PseudoLabel]) -> str:
+    """How many are kept, and of the others how many for which reason, for the log."""
+    reasons = collections.Counter(x.reason for x in labels if x.reason is not None)
+    others = ", ".join(f"{num} {reason}" for reason, num in reasons.most_common())
+    num_kept = len(labels) - reasons.total()
+    text = f"{num_kept} of {len(labels)} transcripts kept"
+    return f"{text} (not: {others})" if others else text
+
+
 def write_training_set(
-    labelled: Path, unlabelled: dict[Path, list[PseudoLabel]], out_dir: Path
+    labelled: Path,
+    unlabelled: dict[Path, list[PseudoLabel]],
+    out_dir: Path,
+    alone: bool = False,
 ) -> None:
     """A Kaldi directory of transcribed and pseudo-labelled audio, and the whole list.
 
@@ -148,12 +184,14 @@ def write_training_set(
         unlabelled: formatted data directory -> its pseudo-labels.
         out_dir: `wav.scp`, `text`, `feats_type` and `audio_format` are written there,
             and `pseudo_labels.tsv`, with every utterance and its confidence.
+        alone: leave the transcribed audio out.
 
     Raises:
-        DataError: one utterance id in two of the directories.
+        DataError: one utterance id in two of the directories, or nothing to train on.
     """
     scp = read_wav_scp(labelled / "wav.scp")
     text = read_lines(labelled / "text", "the transcripts of the labelled set")
+    own = set(scp) if alone else set()
     rows = ["\t".join(FIELDS)]
     for data_dir, labels in unlabelled.items():
         audio = read_wav_scp(data_dir / "wav.scp")
@@ -172,8 +210,13 @@ def write_training_set(
                     "hypothesis: decode that directory again"
                 )
             scp[label.utt], text[label.utt] = audio[label.utt], label.text
+    utts = sorted(set(scp) - own, key=str.encode)
+    if not utts:
+        raise DataError(
+            f"{', '.join(map(str, unlabelled))}: no transcript is kept, and they were "
+            "to be trained on alone: loosen the filters (--pseudo_args)"
+        )
     out_dir.mkdir(parents=True, exist_ok=True)
-    utts = sorted(scp, key=str.encode)
     for name in ("feats_type", "audio_format"):
         if (labelled / name).is_file():
             write_atomically(out_dir / name, (labelled / name).read_bytes())

@@ -58,6 +58,12 @@ def test_tabs_part_ids_from_the_rest_as_spaces_do(tmp_path):
         ("text", b"", "text: empty"),
         ("text", b"a ONE\nc TWO\n", "text: 1 utterances of wav.scp are not in it: b: "),
         ("utt2spk", None, "utt2spk: no such file.* awk"),
+        ("utt2spk", b"a x\nb x y\n", "utt2spk:2: expected '<utterance> <speaker>'"),
+        ("segments", b"a a 0 1\nb\n", "segments:2: expected .* <begin> <end>', times"),
+        ("segments", b"a a 0 1\nb b -1 nan\n", "segments:2: .* times in seconds"),
+        ("segments", b"a a 0 1\nb b 3 2.5\n", "segments:2: utterance b ends at 2.5 s"),
+        ("segments", b"a a 0 1\nb c 2 3\n", "segments:2: recording c of utterance b"),
+        ("wav_scp", b"a |\nb LC_ALL=C |\n", "wav.scp:2: expected .* <command> .'"),
         ("wav_scp", b"b b.flac\na a.flac\n", "wav.scp:2: a is not in the order"),
         ("wav_scp", b"a\nb b.flac\n", "wav.scp:1: expected '<utterance> <audio file>'"),
         ("wav_scp", b"a a.m4a\nb b.flac\n", "wav.scp:1: .* cannot read .m4a .*ffmpeg"),
@@ -127,3 +133,11 @@ def test_the_command_looks_at_teachers_and_data(
     (tmp_path / "no.pt").symlink_to(checkpoints["hubert_local"])
     monkeypatch.chdir(tmp_path)
     main(["--teachers", str(teachers), "--data_dir", str(tmp_path / "train")])
+
+
+def test_a_licence_that_the_hub_does_not_know_is_told_at_the_start(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--license", "cc-by-4"])
+    assert end.value.code == 2
+    assert "--license: expected an identifier of the Hub" in capsys.readouterr().err
+    main(["--license", "CC-BY-4.0"])

@@ -13,6 +13,7 @@ import builders
 import hub_stub
 import mini_librispeech
 import pytest
+import tiny_whisper
 from pages import PAGES, resolved
 
 # What `...` stands for, where a command does not say it itself
@@ -22,6 +23,7 @@ COMMON += ["--token_type", "char"]
 TINY = "--ngpu 0 --nj 1 --inference_nj 1 --num_threads 1 --nbpe 20".split()
 TINY += ["--gpu_inference", "false"]
 TINY += ["--valid_set", "valid"]  # (some call it dev)
+FIRST_BLOCK = "interctc_layer_idx=[1]"
 LADDER = "--pretrain_epochs 1 --head_epochs 1 --finetune_epochs 1".split()
 
 
@@ -43,6 +45,8 @@ def shell_commands() -> list[list[str]]:
                 if name not in words:
                     words += [name, value]
             words += TINY + (LADDER if script == "ladder.sh" else [])
+            # The tiny encoder has two blocks, of which the first can have a CTC loss.
+            words = [x.replace("interctc_layer_idx=[3]", FIRST_BLOCK) for x in words]
         elif not script.endswith("setup.sh"):
             continue
         if words not in found:
@@ -67,7 +71,7 @@ def python_commands() -> list[list[str]]:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory, checkpoints, warm_python):
+def site(tmp_path_factory, checkpoints, warm_python, whisper):
     """What the shell commands left in a recipe; of each its exit code and output."""
     folder = tmp_path_factory.mktemp("site")
     recipe = builders.mirror_recipe(folder, "librispeech_100")
@@ -77,13 +81,18 @@ def site(tmp_path_factory, checkpoints, warm_python):
             f.write("max_epoch: 1\n")
     # In the config: an argument would be in the name of the decoding.
     builders.write_yaml(recipe / "conf/decode_asr.yaml", dict(beam_size=1))
+    (recipe / "downloads").mkdir(exist_ok=True)
+    (recipe / "downloads/whisper_base_decoder").symlink_to(whisper[0])
     (recipe / "local/data.sh").write_text("# The data directories are there.\n")
-    sets = dict(train=8, valid=2, dev=2, test=2, a=3, b=2)
+    sets = dict(train=8, valid=2, dev=2, test=2, a=3, b=2, untranscribed=2)
     for seed, (name, num_utts) in enumerate(sets.items()):
         data = builders.build_data_dir(recipe / "data" / name, num_utts, seed)
         utts = [line.split()[0] for line in open(data / "wav.scp")]
         for name in ("utt2spk", "spk2utt"):
             (data / name).write_text("".join(f"{utt} {utt}\n" for utt in utts))
+    # All letters that the random Whisper writes.
+    text = recipe / "data/train/text"
+    text.write_text(text.read_text().replace("NINE TWO", "FIVE TWO"))
     (recipe / "speech.wav").symlink_to(next((recipe / "data/test").glob("*.flac")))
     streaming = ["./mtkd.sh", *COMMON, *TINY, "--mtkd_tag", "x", "--asr_tag", "x"]
     streaming += ["--encoder", "contextual_block_conformer"]
@@ -100,6 +109,9 @@ def site(tmp_path_factory, checkpoints, warm_python):
                 upload = "--skip_upload_hf" in words
                 words += ["--python", sys.executable if upload else str(warm_python)]
             cwd = folder if words[0].startswith("egs2/") else recipe
+            if "--pseudo_whisper" in words:  # (it is a random one)
+                open_ = ["--compute_type", "float32", *tiny_whisper.OPEN]
+                words += ["--transcribe_args", " ".join(open_), "--asr_tag", "text"]
             result = builders.run_group(words, cwd, env)
             results.append((words, result.returncode, result.stdout))
         uploaded = {name: set(hub.files(name)) for name in hub.repos}
@@ -113,10 +125,16 @@ def test_shell_commands_run(site):
     assert not failed
     trained = {path.parent.name for path in site.dir.glob("exp/asr_*/RESULTS.md")}
     assert {
-        *("asr_x", "asr_teacher", "asr_conformer_scratch_char"),
+        *(
+            "asr_x",
+            "asr_teacher",
+            "asr_conformer_scratch_char",
+            "asr_text",
+            "asr_first",
+        ),
         "asr_conformer_teachers_bpe20",
         "asr_conformer_teachers_cached_formfp16_char",
-        "asr_conformer_teachers_unlabelled_a_kd_pseudo_char",
+        "asr_conformer_teachers_unlabelled_a_b_kd_pseudo_min_confidence0.8_char",
     } < trained
     assert (site.dir / "exp/RESULTS.md").is_file()
     config = "exp/asr_conformer_teachers_char/config.yaml"

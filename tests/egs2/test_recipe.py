@@ -1,5 +1,6 @@
 """The recipe's smoke run: all stages on the real corpus and teachers, then again."""
 
+import functools
 import os
 import re
 import subprocess
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 DATA_STAGES = [1, 3, 3, 3, 4, 4, 5, 6]  # 3: each set; 4: train with valid, test
 SCRATCH_STAGES = [*DATA_STAGES, 11, 12, 13]
-TEACHER_STAGES = [*DATA_STAGES, 7, *range(9, 14)]
+TEACHER_STAGES = [*DATA_STAGES, *range(7, 14)]
 KILL_AFTER_S = 900  # a run that is not in its training by then never will be
 
 
@@ -23,7 +24,8 @@ def start(recipe: Path, log: Path, *options) -> subprocess.Popen:
     env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
     with open(log, "w") as out:
         return subprocess.Popen(
-            ["./run.sh", "--budget", "smoke", *options],
+            # after each other: what each stage says is looked at
+            ["./run.sh", "--budget", "smoke", "--jobs", "1", *options],
             cwd=recipe,
             env=env,
             stdout=out,
@@ -82,16 +84,17 @@ def state_of(recipe: Path) -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, warm_python):
     """Recipe directory and the outputs of three runs: killed, whole, once more."""
+    warm = ("--python", str(warm_python))
     folder = tmp_path_factory.mktemp("smoke")
     (folder / "tree").mkdir()
     recipe = builders.mirror_recipe(folder / "tree", "asterisk")
     kill_in_training(recipe, folder / "killed.log")
     done = [number for number, _ in stages((folder / "killed.log").read_text())]
-    whole = run(recipe, folder / "whole.log")
+    whole = run(recipe, folder / "whole.log", *warm)
     before = state_of(recipe)
-    again = run(recipe, folder / "again.log")
+    again = run(recipe, folder / "again.log", *warm)
     changed = {k for k, v in state_of(recipe).items() if before.get(k) != v}
     return recipe, done, whole, before, changed, again
 
@@ -106,7 +109,10 @@ def rows_of(recipe: Path) -> list[list[str]]:
 def test_results_have_two_rows_with_numbers(finished):
     recipe = finished[0]
     scratch, teachers = rows_of(recipe)
-    assert (scratch[1], teachers[1]) == ("from scratch", "all teachers, live")
+    assert (scratch[1], teachers[1]) == (
+        "from scratch",
+        "all teachers, kept in stage 2",
+    )
     for row in (scratch, teachers):
         assert int(row[3]) > 100  # words of the test set
         assert 0 < float(row[4]) <= 200 and 0 < float(row[6]) <= 200
@@ -128,7 +134,7 @@ def test_rates_are_those_of_the_scored_files(finished):
 
     recipe = finished[0]
     rates = []
-    for name in ("scratch", "teachers"):
+    for name in ("scratch", "teachers_stored_kept"):
         (folder,) = recipe.glob(f"exp_smoke/asr_conformer_{name}/*/test/score_wer")
         ref, hyp = (dict(read(folder / f"{x}.trn")) for x in ("ref", "hyp"))
         assert ref.keys() == hyp.keys()
@@ -162,7 +168,7 @@ def test_a_row_that_is_not_finished_is_named_below_the_table(finished):
     recipe = finished[0]
     command = [
         *("./ladder.sh", "--expdir", "exp_smoke", "--encoders", "conformer"),
-        *("--rows", "scratch live teachers", "--note", "A note."),
+        *("--rows", "scratch kept live", "--note", "A note."),
         *("--train_set", "train", "--valid_set", "valid", "--test_sets", "test"),
         *("--stop_stage", "0"),
     ]
@@ -171,32 +177,37 @@ def test_a_row_that_is_not_finished_is_named_below_the_table(finished):
     assert result.returncode == 0, (result.stdout + result.stderr)[-4000:]
     assert rows_of(recipe) == before
     text = (recipe / "exp_smoke/RESULTS.md").read_text()
-    assert "A note. Rows not finished: conformer: all teachers." in text
+    assert "A note. Rows not finished: conformer: all teachers, live." in text
 
 
 def test_both_trainings_wrote_what_the_next_stages_read(finished):
     recipe = finished[0]
     exp = recipe / "exp_smoke"
-    assert (exp / "mtkd_conformer_teachers/valid.loss.best.pth").is_file()
-    images = {p.name for p in (exp / "mtkd_conformer_teachers/images").iterdir()}
+    assert (exp / "mtkd_conformer_teachers_stored/valid.loss.best.pth").is_file()
+    images = {p.name for p in (exp / "mtkd_conformer_teachers_stored/images").iterdir()}
     for target in ("whisper_tiny_en_l3", "whisper_base_l4"):
         assert {f"loss_{target}.png", f"cosine_{target}.png"} <= images
-    first = (exp / "asr_conformer_teachers/head/train.log").read_text()
-    assert "mtkd_conformer_teachers/valid.loss.best.pth:encoder:encoder" in first
+    first = (exp / "asr_conformer_teachers_stored_kept/head/train.log").read_text()
+    assert "mtkd_conformer_teachers_stored/valid.loss.best.pth:encoder:encoder" in first
     assert "Setting encoder.embed.conv.0.weight.requires_grad = False" in first
-    rest = (exp / "asr_conformer_teachers/train.log").read_text()
-    assert "asr_conformer_teachers/head/valid.loss.best.pth" in rest
+    rest = (exp / "asr_conformer_teachers_stored_kept/train.log").read_text()
+    assert "asr_conformer_teachers_stored_kept/head/valid.loss.best.pth" in rest
     assert "requires_grad = False" not in rest
 
 
-def mtkd(recipe: Path, *options) -> str:
-    """Output of mtkd.sh on the data of the smoke run; it has to end well."""
+@pytest.fixture(scope="module")
+def mtkd(finished, warm_python):
+    """Function: options -> output of mtkd.sh on the smoke run's data, ended well."""
+    return functools.partial(run_mtkd, finished[0], warm_python)
+
+
+def run_mtkd(recipe: Path, python: Path, *options) -> str:
     command = [
         *("./mtkd.sh", "--train_set", "train", "--valid_set", "valid"),
         *("--test_sets", "test", "--lang", "en", "--token_type", "char"),
         *("--max_wav_duration", "30", "--ngpu", "0", "--nj", "2"),
         *("--inference_nj", "2", "--inference_args", "--beam_size 1"),
-        *("--expdir", "exp_smoke", *options),
+        *("--expdir", "exp_smoke", "--python", str(python), *options),
     ]
     env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
     result = subprocess.run(
@@ -216,7 +227,7 @@ def unlabelled(finished):
     return "data/others"
 
 
-def test_stored_targets_and_unlabelled_audio_train_too(finished, unlabelled):
+def test_stored_targets_and_unlabelled_audio_train_too(finished, unlabelled, mtkd):
     """Stages 7 to 9, cached."""
     recipe = finished[0]
     options = (
@@ -226,18 +237,18 @@ def test_stored_targets_and_unlabelled_audio_train_too(finished, unlabelled):
         *("--unlabelled_sets", unlabelled, "--unlabelled_ratio", "0.5"),
         *("--stage", "7", "--stop_stage", "9"),
     )
-    mtkd(recipe, *options)
+    mtkd(*options)
     targets = recipe / "exp_smoke/mtkd_targets_num_codebooks4"
     for teacher in ("whisper_tiny_en", "whisper_base"):
         for dset in ("train", "valid", "unlabelled_others"):
             assert (targets / teacher / dset / "manifest.json").is_file()
     log = (recipe / "exp_smoke/mtkd_stored/train.log").read_text()
     assert "loss_unlabelled=" in log and "cosine_whisper_base_l4=" in log
-    again = mtkd(recipe, *options)  # stage 7 is asked for, others and audio, so it runs
+    again = mtkd(*options)  # stage 7 is asked for, others and audio, so it runs
     assert [n for n, title in stages(again) if "finished before" in title] == [8, 9]
 
 
-def test_a_teacher_transducer_transcribes_and_distils(finished, unlabelled):
+def test_a_teacher_transducer_transcribes_and_distils(finished, unlabelled, mtkd):
     """Teacher, pseudo-labels, paths and student, one epoch each; then nothing."""
     recipe = finished[0]
     tiny = " ".join(
@@ -253,7 +264,7 @@ def test_a_teacher_transducer_transcribes_and_distils(finished, unlabelled):
         *("--stage", "6", "--stop_stage", "11"),
     )
     student = (
-        *("--mtkd_tag", "conformer_teachers", "--skip_stages", "8 9 10"),
+        *("--mtkd_tag", "conformer_teachers_stored", "--skip_stages", "8 9 10"),
         *("--asr_tag", "kd", "--asr_args", "--max_epoch 1", "--head_args", ""),
         *("--kd_teacher_exp", "exp_smoke/asr_teacher"),
         *("--kd_args", "--path_kd_conf weight=0.1"),
@@ -261,8 +272,8 @@ def test_a_teacher_transducer_transcribes_and_distils(finished, unlabelled):
         *("--pseudo_args", "--min_confidence 0.0"),
         *("--stage", "7", "--stop_stage", "11"),
     )
-    mtkd(recipe, *teacher)
-    mtkd(recipe, *student)
+    mtkd(*teacher)
+    mtkd(*student)
     table = recipe / "dump/raw/train_pseudo_asr_teacher/pseudo_labels.tsv"
     rows = [line.split("\t") for line in table.read_text().splitlines()[1:]]
     scp = (recipe / "data/others/wav.scp").read_text().splitlines()
@@ -275,22 +286,25 @@ def test_a_teacher_transducer_transcribes_and_distils(finished, unlabelled):
     assert len(text) == num_labelled + num_kept
     log = (recipe / "exp_smoke/asr_kd/train.log").read_text()
     assert "loss_path_kd=" in log
-    assert "mtkd_conformer_teachers/valid.loss.best.pth:encoder:encoder" in log
+    assert "mtkd_conformer_teachers_stored/valid.loss.best.pth:encoder:encoder" in log
     teacher, student = (
-        [n for n, title in stages(mtkd(recipe, *x)) if "finished before" in title]
+        [n for n, title in stages(mtkd(*x)) if "finished before" in title]
         for x in (teacher, student)
     )
     assert teacher == [11] and student == [11, 11, 11]  # the first stage is asked for
 
 
-def test_a_streaming_student_is_decoded_chunk_by_chunk_too(finished):
+@pytest.mark.remedy(
+    "WER of the streaming decoder above the offline one's",
+)
+def test_a_streaming_student_is_decoded_chunk_by_chunk_too(finished, mtkd):
     recipe = finished[0]
     options = (
         *("--teachers", "none", "--encoder", "contextual_block_conformer"),
         *("--asr_tag", "streaming", "--asr_args", "--max_epoch 1"),
         *("--stage", "11", "--stop_stage", "13"),
     )
-    text = mtkd(recipe, *options)
+    text = mtkd(*options)
     assert "RTF: " in text
     decoded = recipe / "exp_smoke/asr_streaming/decode_stream/test"
     scp = (recipe / "data/test/wav.scp").read_text().splitlines()
@@ -298,7 +312,7 @@ def test_a_streaming_student_is_decoded_chunk_by_chunk_too(finished):
         x.split()[0] for x in scp
     ]
     assert (decoded / "score_wer/result.txt").is_file()
-    again = stages(mtkd(recipe, *options))  # (stage 11 is asked for)
+    again = stages(mtkd(*options))  # (stage 11 is asked for)
     assert [n for n, title in again if "finished before" in title] == [12, 12, 13, 13]
 
 

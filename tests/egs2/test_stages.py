@@ -11,6 +11,8 @@ import pytest
 import stub_recipe
 from stub_recipe import calls, run
 
+from espnet_mtkd.ladder.options import OF_A_RUN, OWN, Options
+
 # A run in which nearly every option has a say.
 BASE = dict(
     encoder="contextual_block_conformer",
@@ -49,10 +51,11 @@ CHANGES = {
     **dict(asr_config=("conf/other_asr.yaml", {10, 11}), asr_args=("--x 1", {11})),
     **dict(head_args=("--x 1", {11}), finetune_args=("--x 1", {11})),
     **dict(feats_normalize=("utterance_mvn", {9, 11})),
+    **dict(keep_teachers=("weight=100 decay=linear", {11})),
     **dict(kd_teacher_exp=("exp/asr_teacher2", {11})),
     **dict(kd_teacher_model=("valid.loss.best.pth", {11}), kd_args=("--x 1", {11})),
     **dict(paths_args=("--num_tokens 4", {11}), pseudo_labels=("false", {11})),
-    **dict(pseudo_args=("--min_confidence 0.1", {11})),
+    **dict(pseudo_args=("--min_confidence 0.1", {11}), pseudo_alone=("true", {11})),
     **dict(inference_config=("conf/other_decode.yaml", {11, 12})),
     **dict(inference_args=("--x 1", {11, 12}), stream_decode=("false", {14})),
     **dict(
@@ -63,7 +66,7 @@ CHANGES = {
 }
 # These name directories: what is made there anew, whatever follows from it elsewhere.
 PLACES = {
-    "dumpdir": ("dump2", {1, 3, 4, 5, 7, 11}),
+    "dumpdir": ("dump2", {1, 3, 4, 5, 6, 7, 8, 11}),
     "expdir": ("exp2", {6, 7, 8, 9, 10, 11, 12, 13, 14}),
     "targets_dir": ("exp/t2", {8}),
     "paths_dir": ("exp/p2", {11}),
@@ -74,7 +77,7 @@ PLACES = {
 }
 # Tested by themselves, below: which stages are asked for, and what they run with.
 OTHERS = set("stage stop_stage dry_run ngpu python skip_upload_hf test_sets".split())
-OTHERS.add("speed_perturb_factors")
+OTHERS |= {"speed_perturb_factors", "pseudo_text", "pseudo_whisper", "transcribe_args"}
 
 
 def closure(stages: set[int]) -> set[int]:
@@ -115,6 +118,21 @@ def test_every_option_is_looked_at():
     table = (builders.ROOT / "egs2/TEMPLATE/mtkd1/options.txt").read_text()
     options = set(re.findall(r"^(\w+) *\|", table, re.M))
     assert options == {*CHANGES, *PLACES, *OTHERS}
+
+
+def test_the_ladder_knows_which_options_decide_stage_1_and_the_data():
+    """Rows that differ in others share a stage 1, or a run of stages 1 to 8."""
+    template = builders.ROOT / "egs2/TEMPLATE/mtkd1"
+    found = Options(template / "options.txt")
+    deciding = {name: closure(stages) for name, (_, stages) in CHANGES.items()}
+    of_a_row = deciding.keys() - OWN - OF_A_RUN - {"local_data_opts"}
+    expected = {x for x in of_a_row if 9 in deciding[x]}
+    assert expected <= found.pretraining
+    # (fs has two names for one value; targets_dir is where they are)
+    more = {"encoder", "speed_perturb_factors", "fs", "targets_dir", "asr_config"}
+    assert found.pretraining <= expected | more
+    expected = {x for x in of_a_row if deciding[x] & {*range(1, 9)}}
+    assert expected - {"unlabelled_ratio"} <= found.data
 
 
 @pytest.mark.slow
@@ -166,6 +184,13 @@ def test_what_an_editor_leaves_in_local_changes_nothing(recipe):
     assert planned(run(recipe, dry_run="true")) == {1}
 
 
+@pytest.mark.parametrize("factors", ["0 1.0", "0.9 1 1.0"])
+def test_speeds_that_no_corpus_can_have_are_refused_at_once(recipe, factors):
+    result = run(recipe, speed_perturb_factors=factors)
+    assert result.returncode == 2 and calls(recipe) == []
+    assert "--speed_perturb_factors: " in result.stdout
+
+
 def test_a_training_with_other_settings_is_refused_before_anything_runs(recipe):
     (recipe / "checkpoints").touch()
     assert run(recipe, asr_tag="a").returncode == 0
@@ -186,6 +211,35 @@ def test_a_training_with_other_settings_is_refused_before_anything_runs(recipe):
         assert calls(recipe) == []
 
 
+def test_kept_teachers_reach_the_part_whose_encoder_learns(recipe):
+    result = run(recipe, keep_teachers="weight=100 until=0.5", mtkd_tag="m")
+    assert result.returncode == 0, result.stdout[-2000:]
+    head, whole = (x for x in calls(recipe) if x.startswith("asr 11"))
+    assert "/head " in head and "keep_teachers" not in head
+    checkpoint = "exp/mtkd_m/valid.loss.best.pth"
+    words = (
+        f"--keep_teachers_from,{checkpoint}",
+        "--keep_teachers_conf,weight=100,--keep_teachers_conf,until=0.5,",
+    )
+    assert ",".join(words) in whole
+    assert "exp/asr_m_keepweight100until0.5_" in whole
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(teachers="none", keep_teachers="weight=3"), "with --teachers none"),
+        (dict(keep_teachers="wieght=3"), "did you mean 'weight'?"),
+        (dict(keep_teachers="true"), "expected words <key>=<value>"),
+        (dict(keep_teachers="weight=3 unlabelled=0.5"), "needs --unlabelled_sets"),
+    ],
+)
+def test_kept_teachers_that_mean_nothing_are_refused_at_once(recipe, options, message):
+    result = run(recipe, **options)
+    assert result.returncode == 2 and message in result.stdout
+    assert calls(recipe) == []
+
+
 @pytest.mark.parametrize("name", ["wav.scp", "text", "audio"])
 def test_changed_data_is_seen(recipe, name):
     assert run(recipe, teachers="none").returncode == 0
@@ -196,6 +250,24 @@ def test_changed_data_is_seen(recipe, name):
         path.write_text(path.read_text().replace("train-1 ", "train-1  "))
     found = planned(run(recipe, teachers="none", dry_run="true"))
     assert found == {3, 4, 5, 6, 11, 12, 13}
+
+
+def test_of_an_espnet_teacher_only_config_and_models_count(recipe):
+    teacher = recipe / "exp/asr_teacher"
+    (teacher / "config.yaml").write_text("encoder: conformer\n")
+    (recipe / "conf/teachers.yaml").write_text(
+        f"- {{name: a, upstream: espnet_local, path_or_url: {teacher}}}\n"
+    )
+    options = dict(stop_stage="9", stage="1")
+    (recipe / "bin/python3").write_text(
+        (recipe / "bin/python3").read_text().replace("*mtkd_preflight* | ", "")
+    )
+    assert run(recipe, **options).returncode == 0
+    (teacher / "RESULTS.md").write_text("written by scoring\n")
+    (teacher / "train.log").write_text("...\n")
+    assert planned(run(recipe, stop_stage="9", dry_run="true")) == set()
+    (teacher / "valid.loss.ave.pth").write_text("other weights")
+    assert planned(run(recipe, stop_stage="9", dry_run="true")) == {7, 9}
 
 
 def test_corrected_transcripts_do_not_cost_the_pretraining(recipe):
@@ -240,6 +312,104 @@ def test_pseudo_labels_do_not_need_teachers(recipe):
     assert any("mtkd_pseudo_label" in x for x in calls(recipe))
 
 
+def with_text(recipe, text="es-0 ONE\n"):
+    (recipe / "whisper.txt").write_text(text)
+    return dict(unlabelled_sets="data/es", pseudo_text="whisper.txt", asr_tag="a")
+
+
+def test_transcripts_of_any_recogniser_need_no_teacher(recipe):
+    options = with_text(recipe)
+    result = run(recipe, **options, teachers="none")
+    assert result.returncode == 0, result.stdout[-2000:]
+    found = calls(recipe)
+    (line,) = [x for x in found if "mtkd_pseudo_label" in x]
+    assert "--text whisper.txt --labelled dump/raw/train --unlabelled" in line
+    assert not {"--asr_exp", "--decode_dir", "--alone"} & set(line.split())
+    assert "--out_dir dump/raw/train_pseudo_text_whisper --" in line
+    trained = [x for x in found if x.startswith("asr 11")]
+    assert trained and all("sets=train_pseudo_text_whisper," in x for x in trained)
+
+
+@pytest.mark.parametrize("change", ["text", "confidences", "alone"])
+def test_other_transcripts_train_anew(recipe, change):
+    options = with_text(recipe)
+    assert run(recipe, **options).returncode == 0
+    assert planned(run(recipe, **options, dry_run="true")) == set()
+    if change == "text":
+        options = with_text(recipe, "es-0 THREE FOUR\n")
+    elif change == "confidences":
+        (recipe / "whisper.txt.confidence").write_text("es-0 0.9\n")
+    else:
+        options["pseudo_alone"] = "true"
+    assert planned(run(recipe, **options, dry_run="true")) == {11, 12, 13}
+
+
+def with_whisper(recipe):
+    (recipe / "whisper").mkdir(exist_ok=True)
+    for name in ("model.bin", "tokenizer.json"):
+        (recipe / "whisper" / name).touch()
+    return dict(unlabelled_sets="data/es", pseudo_whisper="whisper", asr_tag="a")
+
+
+def test_whisper_transcribes_before_the_training(recipe):
+    options = with_whisper(recipe)
+    result = run(recipe, **options, teachers="none")
+    assert result.returncode == 0, result.stdout[-2000:]
+    found = calls(recipe)
+    (first, second) = [x for x in found if "_transcribe " in x or "_pseudo_label " in x]
+    assert "mtkd_transcribe --model whisper --data_dir dump/raw/unlabelled_es" in first
+    assert "--like data/train/text --out exp/mtkd_text/whisper.txt" in first
+    assert "mtkd_pseudo_label --text exp/mtkd_text/whisper.txt" in second
+    trained = [x for x in found if x.startswith("asr 11")]
+    assert trained and all("sets=train_pseudo_text_whisper," in x for x in trained)
+
+
+@pytest.mark.parametrize("change", ["arguments", "model", "audio"])
+def test_whisper_transcribes_again_where_something_is_new(recipe, change):
+    options = with_whisper(recipe)
+    assert run(recipe, **options).returncode == 0
+    assert planned(run(recipe, **options, dry_run="true")) == set()
+    expected = {11, 12, 13}
+    if change == "arguments":
+        options["transcribe_args"] = "--min_confidence 0.7"
+    elif change == "model":
+        (recipe / "whisper/model.bin").write_text("another")
+    else:
+        (recipe / "data/es/es-0.flac").write_text("another recording")
+        expected |= {7, 9, 10}
+    result = run(recipe, **options, dry_run="true")
+    assert planned(result) == expected
+    assert "Stage 11: transcripts: whisper, data/es" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (
+            dict(pseudo_whisper="none", unlabelled_sets="data/es"),
+            "found no none/model.bin: fetch one",
+        ),
+        (dict(pseudo_text="none.txt", unlabelled_sets="data/es"), "no such file: none"),
+        (dict(pseudo_text="a.txt"), "expected --unlabelled_sets, whose transcripts"),
+        (dict(pseudo_alone="true"), "--pseudo_alone true needs --pseudo_whisper"),
+        (
+            dict(
+                pseudo_text="a.txt",
+                pseudo_labels="true",
+                kd_teacher_exp="exp/asr_teacher",
+                unlabelled_sets="data/es",
+            ),
+            "expected no --pseudo_labels true",
+        ),
+    ],
+)
+def test_options_of_pseudo_labels_that_do_not_fit_are_refused(recipe, options, message):
+    (recipe / "a.txt").write_text("es-0 ONE\n")
+    result = run(recipe, **options)
+    assert result.returncode == 2 and message in result.stdout
+    assert calls(recipe) == []
+
+
 def test_nothing_in_pack_args_is_run(recipe):
     options = dict(skip_packing="false", license="mit")
     result = run(
@@ -273,6 +443,20 @@ def test_two_runs_of_one_experiment_the_second_names_the_first(recipe):
     )
     found = calls(recipe)
     assert sum("espnet2.bin.launch" in x for x in found) == 1
+
+
+def test_two_rows_that_share_stage_1_come_to_its_hand_over_together(recipe):
+    """Stage 10 looks at stage 1's directory and writes nothing that another reads."""
+    python = recipe / "bin/python3"
+    text = python.read_text()
+    slow = 'case "$*" in *mtkd_handover*) sleep 3 ;; esac\n'
+    python.write_text(text.replace("next=\n", f"{slow}next=\n", 1))
+    assert run(recipe, mtkd_tag="m", asr_tag="a", stop_stage="9").returncode == 0
+    with ThreadPoolExecutor(2) as pool:
+        results = list(
+            pool.map(lambda x: run(recipe, mtkd_tag="m", asr_tag=x), ("a", "b"))
+        )
+    assert [r.returncode for r in results] == [0, 0], results[0].stdout[-2000:]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])

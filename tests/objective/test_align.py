@@ -112,9 +112,13 @@ def test_without_ids_the_place_in_the_batch_is_named():
 
 
 @pytest.mark.parametrize("method", ["concat", "mean"])
+@pytest.mark.remedy(
+    "use `align: linear`",
+)
 def test_rates_without_whole_ratio_are_refused_with_the_remedy(method):
     with pytest.raises(ConfigError, match="320.*align: linear|align: linear"):
         FrameAligner(320, 480, method)
+    FrameAligner(320, 480, "linear")
 
 
 def test_unknown_method_names_the_known_ones():

@@ -36,6 +36,17 @@ def by_loop(predicted, target, lengths, weights):
     )
 
 
+def averaged(loss, predicted, target, lengths):
+    """Loss and parts over all valid frames, from those of each utterance."""
+    lengths = torch.as_tensor(lengths)
+    loss_B, parts = loss(predicted, target, lengths)
+    assert loss_B.shape == (len(lengths),)
+    num_frames = max(1, int(lengths.sum()))
+    return loss_B.sum() / num_frames, {
+        name: value_B.sum() / num_frames for name, value_B in parts.items()
+    }
+
+
 def random_batch(lengths, R=2, E=5, seed=0):
     generator = torch.Generator().manual_seed(seed)
     shape = (len(lengths), max(lengths) + 2, R, E)
@@ -52,7 +63,9 @@ def random_batch(lengths, R=2, E=5, seed=0):
 )
 def test_masked_loss_is_the_loops(lengths, R, weights, seed):
     predicted, target = random_batch(lengths, R, seed=seed)
-    loss, parts = EmbeddingLoss(**weights)(predicted, target, torch.tensor(lengths))
+    loss, parts = averaged(
+        EmbeddingLoss(**weights), predicted, target, torch.tensor(lengths)
+    )
     expected, expected_parts = by_loop(predicted, target, lengths, weights)
     assert loss.item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
     for name, value in expected_parts.items():
@@ -67,7 +80,7 @@ def test_what_lies_behind_an_utterance_reaches_neither_loss_nor_gradient(rubbish
 
     def run(target):
         p = predicted.clone().requires_grad_()
-        loss, _ = loss_fn(p, target, lengths)
+        loss, _ = averaged(loss_fn, p, target, lengths)
         loss.backward()
         return loss.detach(), p.grad
 
@@ -85,7 +98,7 @@ def test_what_lies_behind_an_utterance_reaches_neither_loss_nor_gradient(rubbish
 def test_no_valid_frame_gives_zero_and_zero_gradient():
     predicted, target = random_batch([0, 0])
     predicted.requires_grad_()
-    loss, _ = EmbeddingLoss()(predicted, target, torch.tensor([0, 0]))
+    loss, _ = averaged(EmbeddingLoss(), predicted, target, torch.tensor([0, 0]))
     loss.backward()
     assert loss.item() == 0.0
     assert (predicted.grad == 0).all()
@@ -94,9 +107,9 @@ def test_no_valid_frame_gives_zero_and_zero_gradient():
 def test_half_precision_input_is_computed_in_fp32():
     predicted, target = random_batch([4, 2])
     lengths = torch.tensor([4, 2])
-    loss, _ = EmbeddingLoss()(predicted.half(), target.half(), lengths)
-    expected, _ = EmbeddingLoss()(
-        predicted.half().float(), target.half().float(), lengths
+    loss, _ = averaged(EmbeddingLoss(), predicted.half(), target.half(), lengths)
+    expected, _ = averaged(
+        EmbeddingLoss(), predicted.half().float(), target.half().float(), lengths
     )
     assert loss.dtype == torch.float32
     assert torch.equal(loss, expected)
@@ -124,7 +137,7 @@ def test_codebook_loss_is_the_mean_of_each_codebooks_cross_entropy():
     logits = torch.randn(2, 3, 2, 4 * 256, requires_grad=True)
     codes = torch.randint(256, (2, 3, 2, 4), dtype=torch.uint8)
     lengths = torch.tensor([3, 1])
-    loss, parts = CodebookLoss()(logits, codes, lengths)
+    loss, parts = averaged(CodebookLoss(), logits, codes, lengths)
     terms, hits = [], []
     for b in range(2):
         for t in range(int(lengths[b])):
@@ -143,7 +156,7 @@ def test_codebook_loss_is_the_mean_of_each_codebooks_cross_entropy():
 def test_codebook_loss_without_a_valid_frame_is_zero():
     logits = torch.randn(1, 2, 2, 512, requires_grad=True)
     codes = torch.zeros(1, 2, 2, 2, dtype=torch.uint8)
-    loss, _ = CodebookLoss()(logits, codes, torch.tensor([0]))
+    loss, _ = averaged(CodebookLoss(), logits, codes, torch.tensor([0]))
     loss.backward()
     assert loss.item() == 0 and not logits.grad.any()
 
@@ -155,7 +168,9 @@ def test_a_part_without_a_weight_is_not_computed(kept):
     predicted, target = random_batch(lengths)
     weights = {**dict(l1=0.0, mse=0.0, cosine=0.0), kept: 2.0}
     predicted.requires_grad_()
-    loss, parts = EmbeddingLoss(**weights)(predicted, target, torch.tensor(lengths))
+    loss, parts = averaged(
+        EmbeddingLoss(**weights), predicted, target, torch.tensor(lengths)
+    )
     expected, expected_parts = by_loop(predicted, target, lengths, weights)
     assert loss.item() == pytest.approx(expected, rel=1e-4)
     assert parts.keys() == {kept, "cosine"}
@@ -163,3 +178,24 @@ def test_a_part_without_a_weight_is_not_computed(kept):
         assert value.item() == pytest.approx(expected_parts[name], rel=1e-4)
     loss.backward()
     assert bool(predicted.grad.any())
+
+
+def test_losses_of_utterances_are_those_of_each_alone():
+    lengths = [5, 0, 3]
+    predicted, target = random_batch(lengths)
+    target[1] = float("nan")
+    loss_B, parts = EmbeddingLoss(mse=0.5)(predicted, target, torch.tensor(lengths))
+    codes = torch.randint(256, (3, 7, 2, 4), dtype=torch.uint8)
+    logits = torch.randn(3, 7, 2, 4 * 256)
+    codes_B, hits = CodebookLoss()(logits, codes, torch.tensor(lengths))
+    for b, length in enumerate(lengths):
+        one = slice(b, b + 1)
+        weights = dict(l1=1.0, mse=0.5, cosine=1.0)
+        expected, cosine = by_loop(predicted[one], target[one], [length], weights)
+        assert float(loss_B[b]) == pytest.approx(expected * length, rel=1e-4)
+        similarity = cosine["cosine"] * length
+        assert float(parts["cosine"][b]) == pytest.approx(similarity, abs=1e-4)
+        expected = averaged(CodebookLoss(), logits[one], codes[one], [length])
+        assert float(codes_B[b]) == pytest.approx(float(expected[0]) * length, rel=1e-5)
+        accuracy = float(expected[1]["accuracy"]) * length
+        assert float(hits["accuracy"][b]) == pytest.approx(accuracy)

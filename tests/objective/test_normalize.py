@@ -6,12 +6,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from espnet_mtkd.errors import NonFiniteError
 from espnet_mtkd.objective.normalize import (
-    MAX_FRAMES,
     MIN_STD,
+    FrameNorm,
     Standardizer,
     find_outliers,
 )
+from espnet_mtkd.objective.sample import MAX_FRAMES
 
 DIM = 4
 
@@ -135,3 +137,51 @@ def test_of_a_long_sample_frames_at_even_distances_are_kept():
     assert int(standardizer.num_frames) == len(kept)
     assert float(standardizer.mean) == pytest.approx(kept.mean())
     assert float(standardizer.std) == pytest.approx(kept.std(), rel=1e-5)
+
+
+def test_plain_statistics_are_those_of_all_frames_and_robust_ones_are_not():
+    x, _ = with_artefacts()
+    plain, robust = Standardizer(x.size(1), robust=False), Standardizer(x.size(1))
+    for standardizer in (plain, robust):
+        standardizer.observe(x[None], torch.tensor([len(x)]))
+        standardizer.fit()
+    frames = x.double().numpy()
+    np.testing.assert_allclose(plain.mean, frames.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(plain.std, frames.std(0), rtol=1e-4)
+    assert float(plain.std[0]) > 5 * float(robust.std[0])
+    assert plain.num_outliers == robust.num_outliers > 0
+
+
+def test_layer_norm_is_each_frame_by_itself_and_none_changes_nothing():
+    x = np.random.default_rng(0).normal(3, 7, (2, 5, 16))
+    target = torch.from_numpy(x).half()
+    x = target.float().numpy()
+    expected = (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True)
+    found = FrameNorm(normalize=True)(target)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert torch.equal(FrameNorm(normalize=False)(target), target.float())
+    assert FrameNorm(normalize=True).is_fitted
+    assert not FrameNorm(normalize=True).state_dict()
+
+
+@pytest.mark.parametrize("robust", [True, False])
+def test_values_beyond_the_clip_are_cut_to_it(robust):
+    x, _ = with_artefacts()
+    free = Standardizer(x.size(1), robust)
+    cut = Standardizer(x.size(1), robust, clip=2.5)
+    free.observe(x[None], torch.tensor([len(x)]))
+    free.fit()
+    cut.load_state_dict(free.state_dict())
+    assert free(x).abs().max() > 5
+    np.testing.assert_array_equal(cut(x), np.clip(free(x), -2.5, 2.5))
+    assert FrameNorm(False, clip=0.5)(x).abs().max() == 0.5
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_sample_that_is_not_finite_is_refused_by_name(value):
+    x = torch.randn(1, 50, DIM)
+    x[0, 7, 2] = value
+    standardizer = Standardizer(DIM)
+    standardizer.observe(x, torch.tensor([50]))
+    with pytest.raises(NonFiniteError, match="'whisper_l3' holds values that are not"):
+        standardizer.fit("whisper_l3")

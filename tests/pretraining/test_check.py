@@ -1,6 +1,5 @@
 """What is wrong with the data is said before the first step, with names and numbers."""
 
-import shutil
 from pathlib import Path
 
 import builders
@@ -22,12 +21,7 @@ from espnet_mtkd.pretraining.check import (
 @pytest.fixture
 def data(corpus, tmp_path):
     """A copy of training and validation set, to do harm to."""
-    for name in ("train", "valid"):
-        folder = shutil.copytree(getattr(corpus, name), tmp_path / name)
-        scp = (folder / "wav.scp").read_text()
-        scp = scp.replace(str(getattr(corpus, name)), str(folder))
-        (folder / "wav.scp").write_text(scp)
-    return tmp_path
+    return builders.copy_data(corpus, tmp_path)
 
 
 @pytest.fixture
@@ -220,3 +214,27 @@ def test_a_text_file_in_latin_1_is_named_with_its_line(data, refused, name, part
     path.write_bytes(b"\n".join(lines) + b"\n")
     code, error = refused()
     assert code == 4 and f"{path}:2: not UTF-8" in error
+
+
+@pytest.mark.parametrize("part", ["train", "valid"])
+@pytest.mark.parametrize("kind", ["cut", "gone", "nan"])
+def test_one_bad_file_of_many_is_named_before_the_first_step(data, refused, part, kind):
+    """Whose header is as it should be, or whose lengths nobody has checked."""
+    utt = utterances(data / part)[-1]
+    path = audio_of(data / part, utt)
+    scp = data / part / "wav.scp"
+    wave, rate = soundfile.read(path, dtype="float32")
+    if kind == "gone":
+        path.unlink()
+    elif kind == "cut":
+        wav = path.with_suffix(".wav")
+        soundfile.write(wav, wave, rate)
+        wav.write_bytes(wav.read_bytes()[: len(wave)])
+        scp.write_text(scp.read_text().replace(f"{utt}.flac", f"{utt}.wav"))
+    else:
+        wave[-1] = np.nan
+        soundfile.write(path.with_suffix(".wav"), wave, rate, subtype="FLOAT")
+        scp.write_text(scp.read_text().replace(f"{utt}.flac", f"{utt}.wav"))
+    code, error = refused()
+    assert code == 4 and utt in error and "Traceback" not in error
+    assert str(data / part) in error

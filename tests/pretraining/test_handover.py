@@ -26,6 +26,16 @@ def test_a_matching_encoder_passes_and_every_tensor_is_counted(stage1, audio, en
     assert check_handover(run.best, run.config, run.asr_config, audio) == expected > 50
 
 
+def test_an_encoder_that_gives_out_a_block_for_intermediate_ctc_passes(stage1, audio):
+    """Conditioning on it is another encoder."""
+    run = stage1("conformer")
+    args = "--encoder_conf interctc_layer_idx=[1]"
+    assert check_handover(run.best, run.config, run.asr_config, audio, args) > 50
+    args += " --encoder_conf interctc_use_conditioning=true"
+    with pytest.raises(ConfigError, match="interctc_use_conditioning: expected False"):
+        check_handover(run.best, run.config, run.asr_config, audio, args)
+
+
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_espnets_own_model_gives_bit_equal_encoder_output(stage1, corpus, encoder):
     """Stage 1's model against ESPnet's ASR model with `--init_param`, both built by

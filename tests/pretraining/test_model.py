@@ -5,9 +5,12 @@ import numpy as np
 import pytest
 import torch
 
+from espnet_mtkd.augment.masks import MaskOptions
 from espnet_mtkd.errors import DataError
 from espnet_mtkd.objective.losses import EmbeddingLoss
+from espnet_mtkd.objective.options import BALANCES, ObjectiveOptions
 from espnet_mtkd.pretraining.model import ESPnetMTKDModel
+from espnet_mtkd.student.blocks import BlockOutputs
 from espnet_mtkd.student.build import build_student
 from espnet_mtkd.student.frames import (
     FrameGrid,
@@ -42,6 +45,20 @@ def model(request, teachers):
         teachers,
         EmbeddingLoss(l1=1.0, cosine=0.5),
     )
+
+
+def build(encoder, teachers, masks=None, **options):
+    """A student whose targets' statistics are set."""
+    model = ESPnetMTKDModel(
+        *student(encoder),
+        teachers,
+        EmbeddingLoss(),
+        options=ObjectiveOptions(**options),
+        masks=masks,
+    )
+    model.observe_targets(*batch(1.6, 2.0))
+    model.objective.fit()
+    return model
 
 
 def batch(*seconds):
@@ -114,6 +131,24 @@ def test_the_loss_is_the_one_computed_by_hand(model, teachers, delay):
     assert weight.item() == pytest.approx(np.mean(num_student_frames))
 
 
+def test_the_student_hears_noise_and_the_teachers_do_not(model, teachers):
+    model.eval()
+    speech, lengths = batch(1.6, 2.0)
+    generator = torch.Generator().manual_seed(1)
+    heard = speech + 0.1 * torch.randn(speech.shape, generator=generator)
+    model.observe_targets(speech, lengths)
+    for standardizer in model.objective.standardizers.values():
+        standardizer.fit()
+    with torch.no_grad():
+        loss, _, _ = model(speech, lengths, heard=heard, utt_id=["a", "b"])
+        clean, _, _ = model(speech, lengths, utt_id=["a", "b"])
+        h, h_lengths = model.encode(heard, lengths)
+        targets = teachers(speech, lengths)
+        expected, _, _ = model.objective(h, h_lengths, targets, ["a", "b"])
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert loss.item() != pytest.approx(clean.item(), rel=1e-6)
+
+
 def test_an_utterance_shorter_than_the_delay_teaches_nothing(model, teachers):
     speech, lengths = batch(0.5, 0.5)
     model.objective.target_delay = 50
@@ -183,6 +218,56 @@ def test_masking_is_heard_by_the_student_alone(model, teachers):
     assert torch.equal(asked[0]["whisper_l3"][0], clean)
 
 
+def put_behind(value, output):
+    """ESPnet's (h, lengths, ...) with another value behind each utterance."""
+    h_BTD, lengths, *rest = output
+    index_T = torch.arange(h_BTD.size(1))
+    is_padding_BT1 = (index_T >= lengths[:, None])[..., None]
+    return h_BTD.masked_fill(is_padding_BT1, value), lengths, *rest
+
+
+@pytest.mark.parametrize("rubbish", [float("nan"), float("inf"), 1e6])
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_padding_teaches_nothing_with_masks(encoder, teachers, rubbish):
+    """Whatever encoder and teachers leave behind the shorter utterances."""
+    options = dict(blocks="ladder", layers="mixed", balance="running")
+    masks = MaskOptions(time_prob=0.5, time_length=4, channel_prob=0.2)
+    model = build(encoder, teachers, masks=masks, **options).train()
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    speech, lengths = batch(1.1, 2.0, 1.5)
+    targets = teachers(speech, lengths)
+
+    def run(value):
+        def answer(*args):
+            return {
+                name: put_behind(value, (target, num_frames))
+                for name, (target, num_frames) in targets.items()
+            }
+
+        answer.targets = teachers.targets
+        model.teachers = answer
+        model.load_state_dict(state)
+        model.zero_grad(set_to_none=True)
+        hook = model.encoder.register_forward_hook(
+            lambda module, args, output: put_behind(value, output)
+        )
+        torch.manual_seed(1)
+        loss, stats, _ = model(speech, lengths)
+        loss.backward()
+        hook.remove()
+        return loss.detach(), {n: p.grad for n, p in model.named_parameters()}
+
+    (expected, gradients), (found, others) = run(0.0), run(rubbish)
+    assert torch.equal(found, expected) and expected.isfinite()
+    assert gradients["mask.embedding"].any()
+    for name, gradient in gradients.items():
+        if gradient is None:  # of the frontend, whose filters are fixed
+            assert others[name] is None and name.startswith("frontend.")
+            continue
+        assert torch.equal(others[name], gradient), name
+        assert gradient.isfinite().all(), name
+
+
 def test_a_teacher_that_heard_other_audio_is_refused(model, teachers):
     def half_deaf(speech, lengths, utt_ids=None):
         return teachers(speech[:, : speech.size(1) // 2], lengths // 2, utt_ids)
@@ -199,3 +284,51 @@ def test_features_for_statistics_are_the_frontends_log_mel(model):
     out = model.collect_feats(speech, lengths)
     assert out["feats"].shape == (2, 101, 80)
     assert out["feats_lengths"].tolist() == [101, 51]
+
+
+@pytest.mark.parametrize("blocks", ["ladder", [1, 2], [1]])
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_heads_on_blocks_hear_them_and_every_parameter_gets_a_gradient(
+    encoder, blocks, teachers
+):
+    model = build(encoder, teachers, blocks=blocks)
+    plain = build(encoder, teachers)
+    speech, lengths = batch(1.6, 2.0)
+    model.eval()
+    with BlockOutputs(model.encoder, [1]) as listening:
+        h_BTD, h_lengths = model.encode(speech, lengths)
+    hs = [*listening.frames(h_BTD.size(1)), h_BTD]
+    targets = teachers(speech, lengths)
+    heard = hs[:1] if blocks == [1] else hs
+    expected, _, _ = model.objective(heard, h_lengths, targets)
+    loss, _, _ = model(speech, lengths)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+
+    # Without the objective it is the stock student: same keys, values, gradients.
+    state = {k: v for k, v in model.state_dict().items() if "objective" not in k}
+    for key, value in plain.state_dict().items():
+        assert "objective" in key or torch.equal(state.pop(key), value)
+    assert not state
+    assert torch.equal(plain.eval().encode(speech, lengths)[0], h_BTD)
+
+    model.train()
+    model(speech, lengths)[0].backward()
+    with_grad = {n for n, p in model.named_parameters() if p.grad is not None}
+    assert with_grad == {n for n, p in model.named_parameters() if p.requires_grad}
+    behind = [p.grad for p in model.encoder.encoders[1].parameters()]
+    assert any(bool(g.any()) for g in behind) == (blocks != [1])
+
+
+@pytest.mark.parametrize("balance", BALANCES)
+def test_the_statistic_loss_is_the_weighted_mean_whatever_the_balance(
+    balance, teachers
+):
+    model = build("conformer", teachers, balance=balance)
+    speech, lengths = batch(1.6, 2.0)
+    for training in (True, False):
+        loss, stats, _ = model.train(training)(speech, lengths)
+        shares = {"whisper_l3": 1.0, "hubert_l1": 0.25, "hubert_l4": 0.25}
+        expected = sum(w * float(stats[f"loss_{t}"]) for t, w in shares.items()) / 1.5
+        assert stats["loss"].item() == pytest.approx(expected, rel=1e-5)
+        same = loss.item() == pytest.approx(expected, rel=1e-5)
+        assert same or (training and balance in ("running", "drop"))

@@ -1,10 +1,8 @@
 """A recipe's directory with a finished student, its archive, and a stub of the Hub."""
 
 import contextlib
-import os
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import hub_stub
 import publish_recipe
@@ -43,23 +41,5 @@ def archive(recipe, tmp_path_factory) -> Path:
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     """A fresh stub, which huggingface_hub of this process takes for the Hub."""
-    import huggingface_hub
-    from huggingface_hub import constants
-    from huggingface_hub.utils import _http
-
-    for name in [x for x in os.environ if x.startswith(("HF_", "HUGGING_FACE_"))]:
-        monkeypatch.delenv(name)
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.setenv(name, "127.0.0.1")
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    # The client waits between its tries.
-    waits = SimpleNamespace(sleep=lambda seconds: None)
-    monkeypatch.setattr(_http, "time", waits)
-    with hub_stub.serve() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        huggingface_hub.utils.close_session()
-        monkeypatch.setenv("HF_TOKEN", hub_stub.TOKEN)
+    with hub_stub.as_the_hub(monkeypatch, tmp_path) as hub:
         yield hub
-    huggingface_hub.utils.close_session()

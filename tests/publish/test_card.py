@@ -5,6 +5,7 @@ import contextlib
 import pytest
 import yaml
 from card_parts import read_card, row, section
+from espnet2.tasks.asr import ASRTask
 from huggingface_hub import ModelCard
 from publish_recipe import (
     COMMAND,
@@ -16,7 +17,7 @@ from publish_recipe import (
 
 from espnet_mtkd.bin.mtkd_pack import main
 from espnet_mtkd.errors import ConfigError, DataError
-from espnet_mtkd.publish.card import check_card
+from espnet_mtkd.publish.card import STUDENT_KEYS, check_card
 from espnet_mtkd.publish.teachers import (
     UNKNOWN,
     UPSTREAMS,
@@ -68,6 +69,14 @@ def test_licences_of_teachers_are_told_flagged_and_not_guessed(card):
     assert "**Non-commercial teacher: mms.**" in text
     assert "trained on transcribed speech: whisper, path_teacher." in text
     assert "non-commercial-teacher" in card.data.tags
+
+
+def test_a_config_without_its_choice_would_be_another_model():
+    """ESPnet takes no `*_conf` without the key that says what it is of."""
+    optional = set(ASRTask.get_default_config())
+    for key in (x for x in STUDENT_KEYS if x.endswith("_conf")):
+        choice = key.removesuffix("_conf")
+        assert choice in STUDENT_KEYS or choice not in optional or choice == "model"
 
 
 def test_a_card_has_data_configs_versions_and_limits(card):

@@ -1,6 +1,7 @@
 """The card tells what a student learnt from and was scored by, or that nobody knows."""
 
 import contextlib
+import json
 import re
 import shlex
 
@@ -119,6 +120,59 @@ def test_pseudo_labels_are_named(own_recipe):
     assert "h; 2 with a teacher's transcript" in section(card, "Data")
 
 
+@pytest.mark.parametrize("stage1", ["mtkd_tiny", "mtkd_other", "mtkd_gone"])
+def test_kept_teachers_are_named(own_recipe, stage1):
+    """Of the stage 1 that the student began with, of another, of one that is gone."""
+    hubert = dict(name="hubert", upstream="hubert_base", layers=[3])
+    write_config(own_recipe, "mtkd_other", dict(teachers=[hubert]))
+    file = f"exp/{stage1}/valid.loss.best.pth"
+    edit_config(own_recipe, "asr_tiny", keep_teachers_from=file)
+    card = pack(own_recipe)
+    whisper, wavlm = row(card, "whisper"), row(card, "wavlm")
+    if stage1 == "mtkd_tiny":
+        assert whisper[3] == wavlm[3] == "embeddings, in both stages"
+        assert wavlm[4] == "9, 18"
+    else:
+        assert whisper[3] == wavlm[3] == "embeddings"
+        name = "hubert" if stage1 == "mtkd_other" else "kept_teacher"
+        assert row(card, name)[3] == "embeddings, in stage 2"
+
+
+@pytest.mark.parametrize("made_by", ["whisper_base", None])
+def test_transcripts_of_another_recogniser_are_named(own_recipe, made_by):
+    data = own_recipe / "dump/raw/train_pseudo_text_w"
+    data.mkdir(parents=True)
+    (data / "pseudo_labels.tsv").write_text("utterance\tkept\na\t1\nb\t0\n")
+    made_by = made_by and dict(upstream=made_by)
+    (data / "pseudo_source.json").write_text(json.dumps(dict(made_by=made_by)))
+    scp = ["dump/raw/train_pseudo_text_w/wav.scp", "speech", "sound"]
+    changes = dict(train_data_path_and_name_and_type=[scp], path_targets_dir=None)
+    edit_config(own_recipe, "asr_tiny", **changes)
+    command = list(COMMAND)
+    forget("--kd_teacher_exp")(own_recipe, command)
+    card = pack(own_recipe, command=command)
+    found = row(card, "recogniser")
+    assert found[3] == "transcripts (pseudo-labels)"
+    assert ("openai/whisper-base" in found[1]) == (made_by is not None)
+    supervised = next(x for x in card.content.splitlines() if "Supervised" in x)
+    assert "recogniser" in supervised
+    assert "h; 1 with a recogniser's transcript" in section(card, "Data")
+
+
+def test_the_file_that_is_looked_for_is_the_one_that_is_written():
+    from espnet_mtkd.publish import lineage
+    from espnet_mtkd.transducer import given
+
+    assert lineage.SOURCE == given.SOURCE
+
+
+def test_a_recogniser_of_espnet_is_a_supervised_teacher():
+    from espnet_mtkd.publish.teachers import find_origin
+
+    origin = find_origin("espnet_local", "exp/asr_teacher")
+    assert origin.is_supervised and origin.licence == UNKNOWN
+
+
 def drop_init(root, command):
     edit_config(root, "asr_tiny", init_param=[])
 
@@ -213,6 +267,11 @@ def test_a_moved_recipe_is_no_contradiction(own_recipe):
     assert row(pack(own_recipe), "whisper")[3] == "embeddings"
 
 
+@pytest.mark.remedy(
+    "--mtkd_exp: expected",
+    "--kd_teacher_exp: expected",
+    "each of which may be unknown",
+)
 def test_what_nobody_knows_is_unknown(own_recipe):
     edit_config(own_recipe, "asr_tiny", init_param=["downloads/model.pth:::ctc"])
     flags = [

@@ -305,6 +305,10 @@ def test_traces_are_refused_by_file_and_an_older_archive_stays(own_recipe, capsy
     assert [p.name for p in out.parent.iterdir()] == [out.name]
 
 
+@pytest.mark.remedy(
+    "tells of this machine or its user",
+    "names and addresses that may stay: --ignore_names",
+)
 def test_names_of_user_and_host_are_found_unless_allowed(
     own_recipe, capsys, monkeypatch
 ):

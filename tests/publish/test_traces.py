@@ -33,6 +33,33 @@ def test_absolute_paths_in_text(tmp_path, text, found):
     ]
 
 
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ("password: 123456", "what is called so is not to be published"),
+        ("a: {hub_token: 20270101}", "what is called so is not to be published"),
+        ("api-key: abcdefgh1", "what is called so is not to be published"),
+        ("a: 'api key: abcdefgh1'", "what is called api key"),
+        ("a: 'Authorization: Bearer abcdefghijklmnop1234'", "a bearer token"),
+        ("a: " + "eyJhbGciOiJI.eyJzdWIiOiIx." + "c2lnbmF0dXJl", "a JSON web token"),
+        ("? /home/jane/x\n: 3", "the absolute path /home/jane/x"),
+        ("? /home/jane/x\n: {}", "the absolute path /home/jane/x"),
+        ("? jane@example.org\n: true", "the e-mail address jane@example.org"),
+        ("a: !!binary L2hvbWUvamFuZS94", "the absolute path /home/jane/x"),
+        ("a: -I/home/jane/x", "the absolute path /home/jane/x"),
+        ("a: '\\\\server\\share\\jane'", "the absolute path \\\\server"),
+    ],
+)
+def test_configs_hold_more_than_strings(tmp_path, text, found):
+    (tmp_path / "a.yaml").write_text(text)
+    assert any(found in x for x in traces.find_traces(tmp_path))
+
+
+def test_numbers_of_tokens_and_empty_values_are_no_secrets(tmp_path):
+    (tmp_path / "a.yaml").write_text("max_token: 2048\ntoken:\nsecret: {}\nb: [a-b/c]")
+    assert traces.find_traces(tmp_path) == []
+
+
 SECRETS = {  # as the services form them, none of them real
     "hf_" + "aBcDeFgHiJkLmNoPqRsTuVwXyZaBcDeFgH": "token of the Hugging Face Hub",
     "ghp_" + "0123456789abcdefghijABCDEFGHIJklmnop": "token of GitHub",

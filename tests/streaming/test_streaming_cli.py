@@ -13,7 +13,9 @@ import soundfile
 import streaming_models as models
 
 from espnet_mtkd.bin.mtkd_asr_stream import main
+from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.streaming import Speech2TextStreamingTransducer
+from espnet_mtkd.streaming.sources import list_files
 
 RATE = builders.SAMPLE_RATE
 
@@ -62,9 +64,13 @@ def test_a_file_gives_partial_and_final_text_and_statistics(
     partials = re.findall(r"^ +[\d.]+ s  (.*) \| (.*)$", err, re.M)
     assert len(partials) > 3 and all(not rest for _, rest in partials)  # greedy
     assert re.search(r"first token latency \(1\): algorithmic median \d+ ms", err)
-    assert re.search(
-        r"word latency \(\d+\): algorithmic median \d+ ms, p90 \d+ ms", err
+    words = re.search(
+        r"word latency \((\d+)\): algorithmic median \d+ ms, p90 \d+ ms", err
     )
+    (bars,) = re.findall(
+        r"^word latency, algorithmic, words by 80 ms: (.*)$", err, re.M
+    )
+    assert sum(int(x.split(":")[1]) for x in bars.split()) == int(words[1])
     assert re.search(r"RTF: \d\.\d+ \([\d.]+ s / 3.10 s\)", err)
 
 
@@ -149,8 +155,8 @@ def write(folder, name, wave, rate=RATE):
 
 
 WRONG_AUDIO = {
-    "sample rate": ("expected 16000 Hz, found 8000 Hz", np.zeros(800), 8000),
-    "channels": ("expected one channel, found 2", np.zeros((800, 2)), RATE),
+    "sample rate": ("found 8000 Hz, channels: 1: convert it", np.zeros(800), 8000),
+    "channels": ("found 16000 Hz, channels: 2: convert", np.zeros((800, 2)), RATE),
 }
 
 
@@ -163,7 +169,8 @@ def test_audio_that_the_model_cannot_hear_ends_with_code_4(
     with pytest.raises(SystemExit) as end:
         main([*flags, path])
     assert end.value.code == 4
-    assert f"{path}: {message}" in capsys.readouterr().err
+    expected = f"{path}: expected 16000 Hz and one channel, {message}"
+    assert expected in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [None, b"no audio"])
@@ -181,6 +188,14 @@ def test_half_a_sample_on_standard_input_ends_with_code_4(flags, monkeypatch, ca
     with pytest.raises(SystemExit) as end:
         main([*flags, "-"])
     assert end.value.code == 4 and "odd number of bytes" in capsys.readouterr().err
+
+
+def test_a_files_name_with_spaces_is_one_id():
+    """Else the rest of the name would be read as words of the transcript."""
+    paths = list_files(["a/my  first speech.wav", "b.wav"], None)
+    assert list(paths) == ["my_first_speech", "b"]
+    with pytest.raises(ConfigError, match="one name"):
+        list_files(["my speech.wav", "my_speech.flac"], None)
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def damage_cut(path):
 
 
 DAMAGES = {
-    "rate": (damage_rate, "expected 16000 Hz, found 8000 Hz"),
+    "rate": (damage_rate, "expected 16000 Hz and one channel, found 8000 Hz"),
     "removed": (os.unlink, "unreadable"),
     "middle": (damage_middle, "can be read|unreadable"),
     "sample": (damage_sample, "sample 9000 of the stream is nan"),
@@ -123,6 +123,9 @@ def test_an_utterance_with_nan_in_the_model_is_named(flags, files, corpus, capsy
 # ------------------------------------------------------------- stopped runs
 
 
+@pytest.mark.remedy(
+    "free some and run the command with --resume",
+)
 def test_lines_are_there_before_the_end_and_a_stopped_run_goes_on(
     flags, corpus, capsys
 ):
@@ -289,6 +292,11 @@ def test_a_file_of_another_kind_is_not_heard_as_samples(monkeypatch, kind):
 
 
 @pytest.mark.parametrize("kind", ["flac", "aiff", "au", "24 bits", "rate"])
+@pytest.mark.remedy(
+    "expected raw 16-bit samples or a WAV file",
+    "give the file by its name, or convert it",
+    "sox -t {} - -t raw",
+)
 def test_the_named_conversion_gives_the_samples(monkeypatch, kind):
     data, _ = REFUSED[kind]
     with pytest.raises(DataError) as error:

@@ -55,6 +55,17 @@ def test_the_shift_is_hop_times_strides_and_that_of_the_frame_counts(
 
 
 @pytest.mark.parametrize("encoder, layer", LAYERS)
+@pytest.mark.parametrize("hop", [128, 160, 256])
+@pytest.mark.parametrize("center", [True, False])
+def test_the_number_of_frames_is_the_encoders(encoder, layer, hop, center):
+    frontend, module = build(encoder, layer, hop_length=hop, center=center)
+    grid = FrameGrid.of(frontend, module)
+    lengths = [16000, 16001, 20479, 30001, 47999]
+    expected = [count_frames(frontend, module, n) for n in lengths]
+    assert grid.num_frames(torch.tensor(lengths)).tolist() == expected
+
+
+@pytest.mark.parametrize("encoder, layer", LAYERS)
 @pytest.mark.parametrize("center", [True, False])
 def test_the_centre_is_the_middle_of_the_audio_that_moves_a_frame(
     encoder, layer, center
@@ -103,6 +114,25 @@ def test_input_layers_whose_frames_are_not_known_are_refused():
         FrameGrid.of(torch.nn.Linear(2, 2), build()[1])
     with pytest.raises(ConfigError, match="short-time transform"):
         FrameGrid.of(DefaultFrontend(apply_stft=False), build()[1])
+
+
+def test_an_encoder_that_leaves_out_frames_is_refused():
+    class Halved(torch.nn.Module):
+        def __init__(self, encoder):
+            super().__init__()
+            self.encoder = encoder
+
+        def forward(self, feats, lengths):
+            h_BTD, lengths, state = self.encoder(feats, lengths)
+            return h_BTD[:, ::2], (lengths + 1) // 2, state
+
+    frontend, module = build()
+    grid = FrameGrid.of(frontend, module)
+    grid.check(frontend, module)
+    module.train()
+    with pytest.raises(ConfigError, match="cannot be placed in time"):
+        grid.check(frontend, Halved(module))
+    assert module.training
 
 
 def test_the_log_tells_centres_and_which_frames_are_predicted():

@@ -582,3 +582,121 @@ def test_one_infinite_sample_is_found_in_its_utterance(asr):
     speech[1, 77] = torch.inf
     with pytest.raises(DataError, match="utterance 1 .*infinite"):
         load_student(path)(speech, lengths)
+
+
+# ------------------------------------------------------------- remedies
+
+
+def change_config(folder, **changes):
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    builders.write_yaml(folder / "config.yaml", {**config, **changes})
+
+
+def other_encoder(folder):
+    encoder = "contextual_block_conformer"
+    change_config(folder, encoder=encoder, encoder_conf=builders.ENCODERS[encoder])
+
+
+def drop_mean(folder):
+    path = folder / "valid.loss.ave.pth"
+    state = torch.load(path, weights_only=True)
+    torch.save({k: v for k, v in state.items() if k != "normalize.mean"}, path)
+
+
+def cut(folder):
+    path = folder / "valid.loss.ave.pth"
+    path.write_bytes(path.read_bytes()[:-99])
+
+
+def cut_safetensors(folder):
+    path = write_safetensors(folder / "valid.loss.ave.pth")
+    path.write_bytes(path.read_bytes()[:-99])
+
+
+def not_ended(folder):
+    (folder / "valid.loss.ave.pth").rename(folder / "3epoch.pth")
+
+
+def resumable(folder):
+    path = folder / "valid.loss.ave.pth"
+    state = torch.load(path, weights_only=True)
+    torch.save({"model": state, "epoch": 3}, path)
+
+
+@pytest.mark.remedy(
+    "are not those of",
+    "Take both from one training",
+    "take both from one training",
+    "not the config of a student that this package trains",
+    "copy or train it anew",
+    "copy it anew, or remove it where the .pth lies beside it",
+    "train it to its end, or name the model file in place of the folder",
+    "take valid.loss.best.pth or the like",
+)
+@pytest.mark.parametrize(
+    "spoil, message, mend",
+    [
+        (other_encoder, "Take both from one training", "copy"),
+        (drop_mean, "take both from one training", "copy"),
+        (lambda x: change_config(x, encoder="rnn"), "not the config of", "copy"),
+        (cut, "copy or train it anew", "copy"),
+        (cut_safetensors, "or remove it where the .pth lies beside it", "remove"),
+        (not_ended, "or name the model file in place of the folder", "name"),
+        (not_ended, "train it to its end", "copy"),
+        (resumable, "take valid.loss.best.pth or the like", "copy"),
+    ],
+)
+def test_what_messages_on_files_say_helps(asr, folder, spoil, message, mend):
+    import shutil
+
+    spoil(folder)
+    with pytest.raises(ConfigError, match=f"(?s){re.escape(message)}"):
+        load_student(folder)
+    if mend == "copy":
+        shutil.rmtree(folder)
+        shutil.copytree(asr("conformer")[0], folder)
+    elif mend == "remove":
+        (folder / "valid.loss.ave.safetensors").unlink()
+    load_student(folder / "3epoch.pth" if mend == "name" else folder)
+
+
+@pytest.mark.remedy(
+    "resample the audio (torchaudio.functional.resample)",
+    "repair the audio or leave it out",
+    "samples, found {}: leave it out",
+)
+def test_what_messages_on_waveforms_say_helps(asr):
+    import torchaudio
+
+    student = load_student(asr("conformer")[0])
+    speech, lengths = batch_of(0.5, 0.6)
+    with pytest.raises(DataError, match="torchaudio.functional.resample"):
+        student(speech[:, ::2], lengths // 2, sample_rate=8000)
+    student(torchaudio.functional.resample(speech[:, ::2], 8000, 16000))
+    bad = speech.clone()
+    bad[1, 5] = torch.nan
+    with pytest.raises(DataError, match="repair the audio or leave it out"):
+        student(bad, lengths)
+    student(bad.nan_to_num(), lengths)
+    student(bad[:1], lengths[:1])
+    with pytest.raises(DataError, match="utterance 1 .* found 3: leave it out"):
+        student(speech, torch.stack([lengths[0], torch.tensor(3)]))
+
+
+@pytest.mark.remedy("does not answer", "or a private one: check the name")
+def test_what_messages_on_the_hub_say_helps(hub, packed, tmp_path, monkeypatch):
+    """A right name, and what was downloaded elsewhere; no log-in."""
+    from huggingface_hub import constants
+
+    with pytest.raises(ConfigError, match="check the name; `hf auth login`"):
+        load_student("user/modle")
+    with monkeypatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        with pytest.raises(HubError, match="download the repository elsewhere and"):
+            load_student("user/model")
+        for name, content in packed.items():
+            path = tmp_path / "elsewhere" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        load_student(tmp_path / "elsewhere")
+    load_student("user/model")

@@ -5,7 +5,7 @@ import os
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import nn
 
 from espnet_mtkd.errors import ConfigError, DiskError
@@ -80,6 +80,9 @@ def test_either_file_is_enough_and_safetensors_come_first(pth):
     assert_same(read_weights(beside), expected)
 
 
+@pytest.mark.remedy(
+    "made from another",
+)
 def test_safetensors_of_an_older_training_are_refused_with_the_remedy(pth):
     beside = write_safetensors(pth)
     torch.save({"encoder.weight": torch.zeros(1)}, pth)
@@ -154,3 +157,20 @@ def test_a_full_disk_leaves_the_old_file(pth, monkeypatch):
             write_safetensors(pth)
     assert beside.read_bytes() == before
     assert {p.name for p in pth.parent.iterdir()} == {beside.name, pth.name}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_numbers_that_are_not_finite_are_refused(tmp_path, value, dtype):
+    state = {"fine": torch.ones(3), "bn.running_mean": torch.ones(4, dtype=dtype)}
+    torch.save(state, tmp_path / "model.pth")
+    beside = write_safetensors(tmp_path / "model.pth")
+    assert set(read_weights(beside)) == set(read_pth(tmp_path / "model.pth"))
+    state["bn.running_mean"][2] = value
+    torch.save(state, tmp_path / "model.pth")
+    beside.write_bytes(save(state))
+    for path in (tmp_path / "model.pth", beside):
+        with pytest.raises(ConfigError, match="1 of 2 tensors: bn.running_mean"):
+            read_weights(path)
+    with pytest.raises(ConfigError, match="NaN or infinity"):
+        read_pth(tmp_path / "model.pth")

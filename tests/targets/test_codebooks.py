@@ -79,6 +79,10 @@ def test_every_flipped_byte_is_found_by_verify(made, copy, capsys, name):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("damage", ["flipped", "cut", "removed"])
+@pytest.mark.remedy(
+    "codebooks of another extraction",
+    "run mtkd_extract (again)",
+)
 def test_the_remedy_for_what_lies_beside_the_shards_helps(
     made, copy, capsys, name, damage
 ):
@@ -109,6 +113,9 @@ def test_codebooks_of_another_extraction_do_not_decode(made, copy, capsys):
     assert not (copy / "other").exists()
 
 
+@pytest.mark.remedy(
+    "the codebooks trained now are not those",
+)
 def test_lost_codebooks_are_not_replaced_by_those_of_other_data(made, copy, capsys):
     original = files_of(copy)
     for name in NAMES[:2]:

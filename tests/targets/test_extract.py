@@ -190,6 +190,10 @@ def test_a_killed_run_goes_on_and_ends_byte_identical(codes, command, tmp_path):
 
 
 @pytest.mark.parametrize("what", ["removed", "cut", "manifest"])
+@pytest.mark.remedy(
+    "damaged",
+    "remove that file and extract again",
+)
 def test_the_remedy_for_a_damaged_file_helps(codes, command, tmp_path, capsys, what):
     """The file is named; without it, the same command makes it again."""
     folder = tmp_path / "again"
@@ -237,6 +241,9 @@ def test_one_id_in_two_data_sets_has_the_targets_of_each(two_teachers, tmp_path)
         stored(*batch, ["0000"])
 
 
+@pytest.mark.remedy(
+    "Extraction",
+)
 def test_shares_of_two_processes_make_the_same_store(codes, command, tmp_path, capsys):
     mtkd_extract.main(command(tmp_path, "--rank", "1", "--world_size", "2"))
     assert "not yet whole" in capsys.readouterr().out
@@ -288,6 +295,9 @@ def test_too_small_a_disk_is_said_before_anything_is_written(
     assert not list(tmp_path.rglob("shard_*"))
 
 
+@pytest.mark.remedy(
+    "free some and run the same command again",
+)
 def test_a_disk_that_fills_up_leaves_a_store_that_resumes(
     codes, command, tmp_path, monkeypatch
 ):
@@ -411,6 +421,9 @@ def test_where_the_frames_lie_is_stored_with_them(codes, two_teachers, tmp_path)
     assert CachedTeacher(corrected, codes).targets[0].frame_centre == 279.5
 
 
+@pytest.mark.remedy(
+    "it is not stored where the frames of",
+)
 def test_a_store_that_does_not_say_it_asks_for_it(codes, two_teachers, tmp_path):
     """As earlier versions wrote them; what the message names helps."""
     config = parse_teachers(str(two_teachers))[0]

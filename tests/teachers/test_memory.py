@@ -101,6 +101,9 @@ def test_two_recordings_of_one_id_and_length_are_told_apart(whisper):
     assert torch.equal(again["t_l1"][0], first["t_l1"][0])
 
 
+@pytest.mark.remedy(
+    "Main memory in stage 1",
+)
 def test_the_bound_in_bytes_is_respected_and_what_does_not_fit_is_asked_again(whisper):
     # Two targets of 16 dimensions in fp16, a frame each 320 samples.
     sizes = {u: 2 * 2 * DIM * (len(w) // 320) for u, w in WAVES.items()}

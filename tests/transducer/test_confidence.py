@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import re
+import shutil
 
 import builders
 import numpy as np
@@ -13,10 +14,16 @@ import streaming_models as models
 import torch
 
 from espnet_mtkd.bin import mtkd_espnet, mtkd_pseudo_label
+from espnet_mtkd.bin import mtkd_extract_paths as extract
 from espnet_mtkd.data.kaldi import read_lines
-from espnet_mtkd.transducer.confidence import mean_probability, score_tokens
+from espnet_mtkd.errors import DataError
+from espnet_mtkd.transducer.confidence import (
+    mean_probability,
+    read_scores,
+    score_tokens,
+)
 from espnet_mtkd.transducer.extract_paths import TeacherTransducer
-from espnet_mtkd.transducer.lattice import two_planes
+from espnet_mtkd.transducer.lattice_paths import two_planes
 from espnet_mtkd.transducer.path import best_path
 
 V = 12
@@ -197,6 +204,7 @@ def test_scores_are_written_once_for_the_same_hypotheses(world):
     "change, code, message",
     [
         (("token_int", "utt32_00 99\n"), 4, "expected tokens below 14, .* found 99"),
+        (("token_int", "utt32_00 3 -1\n"), 4, "expected tokens below 14, .* found -1"),
         (("token_int", "other 3\n"), 4, "utterance other is not in"),
         (("token_int", None), 4, "token_int: no such file: expected what asr.sh"),
         (("text", None), 4, "text: no such file"),
@@ -213,6 +221,145 @@ def test_hypotheses_that_cannot_be_judged(world, capsys, change, code, message):
         mtkd_pseudo_label.main(command(world, "bad"))
     assert end.value.code == code
     assert re.search(message, capsys.readouterr().err)
+
+
+def refusal(words, capsys) -> str:
+    with pytest.raises(SystemExit) as end:
+        mtkd_pseudo_label.main(words)
+    assert end.value.code in (2, 4)
+    return capsys.readouterr().err
+
+
+@pytest.mark.remedy(
+    "what asr.sh's stage 12 writes",
+    "decode that directory again",
+    "give the teacher that decoded it",
+    "in token_logp: remove that, it is then written anew",
+    "remove the file, it is then written anew",
+)
+@pytest.mark.parametrize(
+    "fault, message",
+    [
+        ("none", "expected what asr.sh's stage 12 writes"),
+        ("other audio", "decode that directory again"),
+        ("other teacher", "give the teacher that decoded it (--asr_exp)"),
+        ("a number less", "remove that, it is then written anew"),
+        ("no number", "remove the file, it is then written anew"),
+    ],
+)
+def test_what_messages_on_hypotheses_say_helps(
+    world, tmp_path, monkeypatch, capsys, fault, message
+):
+    name = fault.replace(" ", "_")
+    words = command(world, name)
+    scores = world / "exp/asr_teacher" / name / "unlabelled_a/token_logp"
+    if fault != "none":
+        decode(world, name)
+        mtkd_pseudo_label.main(words)
+    if fault == "other audio":
+        for file in ("text", "token_int"):
+            path = scores.with_name(file)
+            path.write_text(path.read_text().replace("utt32_00", "old_00"))
+    elif fault == "other teacher":
+        models.build(tmp_path / "other", token_list=models.TOKENS[:4])
+        (tmp_path / "other/model.pth").rename(tmp_path / "other/valid.loss.ave.pth")
+        words += ["--asr_exp", str(tmp_path / "other")]
+    elif fault in ("a number less", "no number"):
+        lines = scores.read_text().splitlines()
+        n = max(range(len(lines)), key=lambda i: len(lines[i]))
+        lines[n] = lines[n].rpartition(" ")[0] + (" x" if fault == "no number" else "")
+        scores.write_text("".join(f"{x}\n" for x in lines))
+    assert message in refusal(words, capsys)
+    if fault in ("none", "other audio"):
+        decode(world, name)
+    elif fault == "other teacher":
+        words[-1] = str(world / "exp/asr_teacher")
+    else:
+        scores.unlink()
+    mtkd_pseudo_label.main(words)
+
+
+@pytest.mark.remedy(
+    "writes no training set",
+    "--reference draws the curve and writes no training set: leave --labelled",
+    "--reference: expected the text of the decoded set",
+)
+def test_a_reference_is_whole_and_makes_no_training_set(world, capsys):
+    out = decode(world, "reference")
+    text = world / "reference_text"
+    text.write_text((out / "text").read_text().partition("\n")[2])
+    words = command(world, "reference")
+    with_reference = [*words, "--reference", str(text)]
+    assert "leave --labelled and --out_dir out" in refusal(with_reference, capsys)
+    less = ["--unlabelled", *words[words.index("--unlabelled") + 1 :][:3]]
+    less += ["--reference", str(text)]
+    assert "the first is ['utt32_00']" in refusal(less, capsys)
+    text.write_text((out / "text").read_text())
+    mtkd_pseudo_label.main(less)
+    assert "is required (without --reference)" in refusal(less[:-2], capsys)
+    mtkd_pseudo_label.main(words)
+
+
+@pytest.mark.remedy("teacher transducer: expected finite logits")
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_teacher_whose_logits_mean_nothing_is_refused(world, tmp_path, capsys, value):
+    """NaN would be a confidence of 1, and paths through a lattice of NaN."""
+    exp = tmp_path / "exp/asr_teacher"
+    shutil.copytree(world / "exp/asr_teacher", exp)
+    weights = torch.load(exp / "valid.loss.ave.pth")
+    weights["joint_network.lin_out.bias"][5] = value
+    torch.save(weights, exp / "valid.loss.ave.pth")
+    out = exp / "decode/unlabelled_a"
+    out.mkdir(parents=True)
+    for file in ("text", "token_int"):
+        (out / file).write_text("utt32_00 3\n")
+    arguments = command(world, "nan", "--decode_dir", str(out.parent))
+    paths = ["--asr_exp", str(exp), "--data_dir", str(world / "train")]
+    paths += ["--out_dir", str(tmp_path / "paths")]
+    for main, words in ((mtkd_pseudo_label.main, arguments), (extract.main, paths)):
+        with pytest.raises(SystemExit) as end:
+            main(words)
+        assert end.value.code == 2
+        assert re.search(
+            "finite logits, .* utt3[12]_00: copy .*valid.loss.ave.pth again, or take "
+            "another checkpoint",
+            capsys.readouterr().err,
+        )
+    assert not (out / "token_logp").exists()
+    whole = world / "exp/asr_teacher/valid.loss.ave.pth"
+    shutil.copy(whole, exp / "1epoch.pth")
+    for main, words in ((mtkd_pseudo_label.main, arguments), (extract.main, paths)):
+        main([*words, "--model_file", "1epoch.pth"])
+    shutil.copy(whole, exp)
+    (out / "token_logp").unlink()
+    for main, words in ((mtkd_pseudo_label.main, arguments), (extract.main, paths)):
+        main(words)
+
+
+@pytest.mark.remedy(
+    "no transcript is kept, so %s is %s: look at its pseudo_labels.tsv",
+    "no transcript is kept",
+)
+def test_filters_that_keep_nothing_are_lowered(world, caplog):
+    """To what pseudo_labels.tsv shows."""
+    decode(world, "lowered")
+    strict = command(world, "lowered", "--min_confidence", "1")
+    mtkd_pseudo_label.main(strict)
+    assert "look at its pseudo_labels.tsv" in caplog.text
+    assert "or lower the filters" in caplog.text
+    rows = rows_of(world, "lowered").values()
+    best = max(float(row[0]) for row in rows if "not confident" in row)
+    caplog.clear()
+    mtkd_pseudo_label.main([*strict[:-1], f"{best - 0.01:.4f}"])
+    assert "no transcript is kept" not in caplog.text
+    labelled = (world / "train/text").read_text()
+    assert len((world / "out_lowered/text").read_text()) > len(labelled)
+
+
+def test_scores_that_are_no_numbers_are_not_believed(tmp_path):
+    (tmp_path / "token_logp").write_text("a 1.5 -0.1 nan\n")
+    with pytest.raises(DataError, match="utterance a: expected seconds and log-"):
+        read_scores(tmp_path)
 
 
 def test_the_curve_of_a_set_with_text(world, capsys):
@@ -264,3 +411,40 @@ def test_what_scores_are_made_of_stands_beside_them(world):
     mtkd_pseudo_label.main(command(world, "record"))
     record = json.loads((out / "token_logp.json").read_text())
     assert set(record) == {"model", "token_int", "num_samples"}
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """Hypotheses whose teacher is not at hand: three tokens each, of 2 seconds."""
+    builders.build_data_dir(tmp_path / "train", 2, 31)
+    builders.build_data_dir(tmp_path / "unlabelled_a", 3, 32)
+    out = tmp_path / "exp/asr_teacher/bad/unlabelled_a"
+    out.mkdir(parents=True)
+    scores = ["-0.3", "tensor(-0.3)", "-3e0"]
+    lines = {"text": ["ONE TWO SIX"] * 3, "token_int": ["3 4 5"] * 3, "score": scores}
+    for name, found in lines.items():
+        numbered = [f"utt32_{i:02}\t{x}\n" for i, x in enumerate(found)]
+        (out / name).write_text("".join(numbered))
+    return tmp_path
+
+
+def test_without_the_teacher_espnets_score_is_shared_out(elsewhere, caplog):
+    mtkd_pseudo_label.main(command(elsewhere, "bad"))
+    found = [float(row[0]) for row in rows_of(elsewhere, "bad").values()]
+    expected = [math.exp(-0.1), math.exp(-0.1), math.exp(-1)]
+    assert found == pytest.approx(expected, abs=1e-4)
+    kept = read_lines(elsewhere / "out_bad/text", "")
+    assert {"utt32_00", "utt32_01"} < set(kept) and "utt32_02" not in kept
+    assert "pauses count against a transcript" in caplog.text
+
+
+@pytest.mark.remedy("decode without a bonus, or give the teacher")
+@pytest.mark.parametrize("score", ["0.5", "nan", "tensor(x)", "--"])
+def test_a_score_that_is_no_log_probability(elsewhere, capsys, score):
+    file = elsewhere / "exp/asr_teacher/bad/unlabelled_a/score"
+    good = file.read_text()
+    file.write_text(good.replace("-3e0", score))
+    message = refusal(command(elsewhere, "bad"), capsys)
+    assert "utterance utt32_02: expected a log-probability" in message
+    file.write_text(good)
+    mtkd_pseudo_label.main(command(elsewhere, "bad"))

@@ -28,6 +28,7 @@ def test_another_variant_is_refused(value):
         PathKDConfig(variant=value)
 
 
+@pytest.mark.remedy("path_kd_conf.")
 def test_what_means_something_is_taken():
     kd = PathKDConfig(weight=1, temperature=2, time_shift=3, variant="collapsed")
     assert (kd.weight, kd.temperature, kd.time_shift) == (1, 2, 3)

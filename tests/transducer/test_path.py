@@ -6,7 +6,7 @@ import pytest
 import torch
 import torchaudio
 
-from espnet_mtkd.transducer import lattice
+from espnet_mtkd.transducer import lattice_paths
 from espnet_mtkd.transducer.kd import choose_tokens
 from espnet_mtkd.transducer.path import best_path, best_paths
 
@@ -127,8 +127,8 @@ def test_stored_nodes_are_those_of_the_whole_lattice(monkeypatch, limit):
             ids, values = choose_tokens(logp[frames, positions], 0, following, k)
             nodes = torch.stack([frames, positions], 1)
             expected.append((torch.cat([nodes, ids], 1).int(), values.half()))
-        monkeypatch.setattr(lattice, "CPU_LOGITS", limit)
-        found = lattice.path_nodes(joint, hs, gs, labels, 0, k)
+        monkeypatch.setattr(lattice_paths, "CPU_LOGITS", limit)
+        found = lattice_paths.path_nodes(joint, hs, gs, labels, 0, k)
     nodes, logp = (torch.cat(parts) for parts in zip(*expected, strict=True))
     assert torch.equal(found[0], nodes)
     torch.testing.assert_close(found[1], logp, rtol=2e-3, atol=2e-3)

@@ -7,7 +7,9 @@ import pytest
 from espnet_mtkd.errors import ConfigError, DataError
 from espnet_mtkd.transducer.pseudo import (
     Filters,
+    PseudoLabel,
     count_repeats,
+    describe_kept,
     read_pseudo_labels,
     write_training_set,
 )
@@ -49,6 +51,15 @@ def read(sets, *filters):
 def write(sets):
     labels = {sets / "unlabelled_x": read(sets)}
     write_training_set(sets / "train", labels, sets / "out")
+
+
+def test_the_log_says_why_transcripts_are_left_out():
+    reasons = [None, "empty", "not confident", "not confident"]
+    labels = [PseudoLabel(str(i), "A", 1.0, 1, 0.5, x) for i, x in enumerate(reasons)]
+    assert describe_kept(labels) == (
+        "1 of 4 transcripts kept (not: 2 not confident, 1 empty)"
+    )
+    assert describe_kept(labels[:1]) == "1 of 1 transcripts kept"
 
 
 def test_confident_transcripts_join_the_training_set(sets):
@@ -100,6 +111,19 @@ def test_an_id_in_both_sets_and_one_without_audio(sets):
     (sets / "train/text").write_text("a0 HELLO WORLD\n")
     with pytest.raises(DataError, match="utterance a0 stands in two"):
         write(sets)
+
+
+@pytest.mark.remedy("no utterance {}, which has a hypothesis: decode that directory")
+def test_hypotheses_of_what_is_there(sets):
+    """As decoding it again leaves them."""
+    (sets / "unlabelled_x/wav.scp").write_text("a0 /a0.flac\n")
+    with pytest.raises(DataError, match="a3, which has a hypothesis: decode that dir"):
+        write(sets)
+    for name in ("text", "token_int", "token_logp"):
+        path = sets / "decode/unlabelled_x" / name
+        path.write_text(path.read_text().split("\n")[0] + "\n")
+    write(sets)
+    assert (sets / "out/text").read_text() == "a0 ONE\nb1 HELLO WORLD\n"
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,9 @@ Stages:
                                                     -> <expdir>/mtkd_targets
     9  pre-train the encoder on the teachers        -> <expdir>/mtkd_<tag>
     10 check that stage 11 takes over the encoder whole
-    11 pseudo-labels by --kd_teacher_exp            -> <dumpdir>/raw/<train_set>_pseudo_<teacher>
+    11 transcripts by --pseudo_whisper              -> <expdir>/mtkd_text/<whisper>.txt
+       pseudo-labels: these, --pseudo_text's        -> <dumpdir>/raw/<train_set>_pseudo_text_<name>
+       or those of --kd_teacher_exp                 -> <dumpdir>/raw/<train_set>_pseudo_<teacher>
        its best paths                               -> <expdir>/mtkd_paths_<teacher>
        train the transducer                         -> <expdir>/asr_<tag>
     12 decode (streaming students chunk by chunk    -> <expdir>/asr_<tag>/<decoding>/<set>
@@ -101,7 +103,7 @@ for name in train_set valid_set test_sets; do
 done
 for dset in ${unlabelled_sets}; do is_plain dset; done
 for name in train_set valid_set expdir dumpdir mtkd_tag mtkd_exp asr_tag asr_exp targets_dir \
-    paths_dir kd_teacher_exp kd_teacher_model teachers train_config asr_config lang \
+    paths_dir kd_teacher_exp kd_teacher_model pseudo_text pseudo_whisper teachers train_config asr_config lang \
     inference_config inference_asr_model pretrained_checkpoint; do
     is_plain "${name}"
 done
@@ -127,7 +129,10 @@ awk -v a="${min_wav_duration}" -v b="${max_wav_duration}" 'BEGIN { exit !(a < b)
 for name in ${speed_perturb_factors}; do
     [[ ${name} =~ ^[0-9]*\.?[0-9]+$ ]] || fail "--speed_perturb_factors: expected numbers," \
         "separated by spaces, found '${speed_perturb_factors}'"
+    [[ ${name} =~ [1-9] ]] || fail "--speed_perturb_factors: expected numbers above 0, found '${name}'"
 done
+_repeated=$(tr -s ' ' '\n' <<< "${speed_perturb_factors}" | awk 'NF && ++found[$1 + 0] == 2')
+[ -z "${_repeated}" ] || fail "--speed_perturb_factors: ${_repeated} stands there twice"
 for name in ${skip_stages}; do
     [[ ${name} =~ ^[1-9][0-9]?$ ]] || fail "--skip_stages: expected numbers of stages," \
         "separated by spaces, found '${skip_stages}'"
@@ -154,6 +159,45 @@ if [ -n "${kd_teacher_exp}" ] && [ ! -f "${kd_teacher_exp}/${kd_teacher_model}" 
 fi
 if "${pseudo_labels}" && { [ -z "${kd_teacher_exp}" ] || [ -z "${unlabelled_sets}" ]; }; then
     fail "--pseudo_labels true needs --kd_teacher_exp and --unlabelled_sets"
+fi
+if [ -n "${keep_teachers}" ] && [ "${teachers}" = none ]; then
+    fail "--keep_teachers: expected nothing with --teachers none, which has no stage 1 whose" \
+        "teachers could be kept, found '${keep_teachers}'"
+fi
+if [[ " ${keep_teachers}" = *" unlabelled="* && ! "${keep_teachers} " =~ unlabelled=[0.]+" " ]] \
+    && [ -z "${unlabelled_sets}" ]; then
+    fail "--keep_teachers: 'unlabelled' needs --unlabelled_sets, found '${keep_teachers}'"
+fi
+# An option's value as a part of a name: "--max_epoch 1" -> "_max_epoch1".
+# What a shell or ESPnet could take for a pattern, or a list, is left out of names.
+_args_tag() { echo "$*" | sed -e "s/--/_/g" -e "s/[^A-Za-z0-9_.,+-]//g"; }
+# Other audio has another --dumpdir, and so statistics, targets and transcripts of its own.
+_dump_tag() {
+    local name
+    name=$(basename "${dumpdir}")
+    [ "${name}" = dump ] || echo "_${name}"
+}
+if [ -n "${pseudo_whisper}" ]; then
+    [ -z "${pseudo_text}" ] || fail "--pseudo_whisper: expected no --pseudo_text beside it, which has" \
+        "transcripts of the same audio: leave one of them out"
+    for name in model.bin tokenizer.json; do
+        [ -f "${pseudo_whisper}/${name}" ] || fail "--pseudo_whisper: expected a Whisper in" \
+            "CTranslate2's form, found no ${pseudo_whisper}/${name}: fetch one (mtkd_fetch_whisper" \
+            "--model base --decoder --out_dir ${pseudo_whisper})"
+    done
+    pseudo_text=$(basename "${pseudo_whisper}")$(_args_tag "${transcribe_args}").txt
+    pseudo_text=${expdir}/mtkd_text$(_dump_tag)/${pseudo_text}
+fi
+if [ -n "${pseudo_text}" ]; then
+    "${pseudo_labels}" && fail "--pseudo_text, --pseudo_whisper: expected no --pseudo_labels true beside it, which has" \
+        "the teacher transducer transcribe the same audio: leave one of them out"
+    [ -n "${unlabelled_sets}" ] || fail "--pseudo_text, --pseudo_whisper: expected --unlabelled_sets," \
+        "whose transcripts they have, found none: give their data directories"
+    # What stages 3 to 7 format has to be there before it can be transcribed.
+    [ "${stop_stage}" -lt 11 ] || [ -n "${pseudo_whisper}" ] || is_file pseudo_text
+fi
+if "${pseudo_alone}" && ! "${pseudo_labels}" && [ -z "${pseudo_text}" ]; then
+    fail "--pseudo_alone true needs --pseudo_whisper, --pseudo_text or --pseudo_labels true"
 fi
 if [ -z "${num_threads}" ]; then
     if [ "${ngpu}" -eq 0 ]; then num_threads=$(nproc); else num_threads=1; fi
@@ -195,8 +239,6 @@ done
 # Formatted: asr.sh keeps the validation set as it was before stage 4 for decoding.
 test_set_name() { [ "$1" = "${valid_set}" ] && echo "org/$1" || echo "$1"; }
 
-# An option's value as a part of a name: "--max_epoch 1" -> "_max_epoch1".
-_args_tag() { echo "$*" | sed -e "s/--/\_/g" -e "s/[ |=/]//g"; }
 if [ -z "${mtkd_tag}" ]; then
     mtkd_tag=${_student}_${_teachers}
     [ "${teacher_mode}" = live ] || mtkd_tag+=_cached$(_args_tag "${extract_args}")
@@ -209,7 +251,11 @@ if [ -z "${asr_tag}" ]; then
     asr_tag=${mtkd_tag}
     [ "${teachers}" != none ] || asr_tag=${_student}_scratch${_seed}
     [ -z "${kd_teacher_exp}" ] || asr_tag+=_kd$(_args_tag "${paths_args}" "${kd_args}")
+    [ -z "${keep_teachers}" ] || asr_tag+=_keep$(_args_tag "${keep_teachers}")
+    _name=$(basename "${pseudo_text}")
+    [ -z "${pseudo_text}" ] || asr_tag+=_pseudo_text_${_name%.txt}$(_args_tag "${pseudo_args}")
     ! "${pseudo_labels}" || asr_tag+=_pseudo$(_args_tag "${pseudo_args}")
+    ! "${pseudo_alone}" || asr_tag+=_alone
     asr_tag+=$(_args_tag "${asr_args}")
     [ "${head_args}" = "${_head_args}" ] || asr_tag+=_head$(_args_tag "${head_args}")
     [ "${finetune_args}" = "${_finetune_args}" ] || asr_tag+=_finetune$(_args_tag "${finetune_args}")
@@ -222,7 +268,8 @@ for name in mtkd_exp asr_exp; do
         "have: give a shorter one (--mtkd_tag, --asr_tag)"
 done
 
-asr_stats_dir=${expdir}/asr_stats_raw_${lang}_${_tokens}${_sp}
+_dump=$(_dump_tag)
+asr_stats_dir=${expdir}/asr_stats_raw_${lang}_${_tokens}${_sp}${_dump}
 # Stage 11 trains by this package's task, which is ESPnet's and saves what ESPnet's saves;
 # a teacher transducer is decoded through this package too.
 with_plugin="${python} -m espnet_mtkd.bin.mtkd_espnet"
@@ -239,9 +286,9 @@ stats_args="--seed ${seed}"
 if [ "${stats_config}" = "${asr_config}" ] && [[ ${asr_args} = *--frontend* ]]; then
     stats_args="${asr_args} ${stats_args}"
 fi
-: "${paths_dir:=${expdir}/mtkd_paths_$(basename "${kd_teacher_exp}")}"
-mtkd_stats_dir=${expdir}/mtkd_stats
-: "${targets_dir:=${expdir}/mtkd_targets$(_args_tag "${extract_args}")}"
+: "${paths_dir:=${expdir}/mtkd_paths_$(basename "${kd_teacher_exp}")${_dump}}"
+mtkd_stats_dir=${expdir}/mtkd_stats${_dump}
+: "${targets_dir:=${expdir}/mtkd_targets$(_args_tag "${extract_args}")${_dump}}"
 : "${extract_nj:=$((ngpu > 1 ? ngpu : 1))}"
 # As asr.sh calls the directory of a decoding, but without the slashes of paths.
 inference_tag=$(basename "${inference_config}" .yaml)$(_args_tag "${inference_args}")
@@ -251,16 +298,26 @@ packed_model=${asr_exp}/${asr_exp##*/}_${inference_asr_model%.*}.zip
 # What stage 11 trains on: the training set, or what pseudo-labels make of it.
 kd_train_set=${train_set}
 kd_stats_dir=${asr_stats_dir}
-if "${pseudo_labels}"; then
-    kd_train_set+=_pseudo_$(basename "${kd_teacher_exp}")
-    kd_stats_dir+=_pseudo_$(basename "${kd_teacher_exp}")
+pseudo=
+! "${pseudo_labels}" || pseudo=_pseudo_$(basename "${kd_teacher_exp}")
+if [ -n "${pseudo_text}" ]; then
+    pseudo=$(basename "${pseudo_text}")
+    pseudo=_pseudo_text_${pseudo%.txt}
 fi
+! "${pseudo_alone}" || pseudo+=_alone
+kd_train_set+=${pseudo}
+kd_stats_dir+=${pseudo}
 if [ "${teachers}" = none ]; then
     head_args=
     finetune_args=
 fi
 kd_asr_args=
 [ -z "${kd_teacher_exp}" ] || kd_asr_args=" --path_targets_dir ${paths_dir} ${kd_args}"
+kept_args=
+if [ -n "${keep_teachers}" ]; then
+    kept_args="--keep_teachers_from ${mtkd_exp}/${pretrained_checkpoint}"
+    for name in ${keep_teachers}; do kept_args+=" --keep_teachers_conf ${name}"; done
+fi
 
 "${skip_data_prep}" && skip_stages+=" 1 2 3 4 5 "
 "${skip_train}" && skip_stages+=" 2 6 7 8 9 10 11 "
@@ -290,8 +347,10 @@ depends=(
     [10]="stage:9 pretrained_checkpoint yaml:--asr_config:${asr_config}"
     [11_pseudo]="stage:teacher stage:unlabelled stage:5 pseudo_args inference_args
         yaml:--inference_config:${inference_config}"
+    [11_text]="stage:unlabelled text:data/${train_set} pseudo_whisper transcribe_args
+        file:whisper:${pseudo_whisper}/model.bin"
     [11_paths]="stage:teacher stage:5 paths_args"
-    [11]="stage:6 feats_normalize asr_args pseudo_labels seed yaml:--asr_config:${asr_config}
+    [11]="stage:6 feats_normalize asr_args pseudo_labels pseudo_text pseudo_alone seed yaml:--asr_config:${asr_config}
         weights:--asr_config:${asr_config}"
     [12]="stage:11 inference_asr_model"
     [14]="stage:11 inference_asr_model inference_args yaml:--inference_config:${inference_config}
@@ -322,8 +381,17 @@ done
 [ -z "${unlabelled_sets}" ] || depends[9]+=" unlabelled_ratio"
 [ "${teacher_mode}" = live ] || depends[9]+=" stage:8"
 [ "${teachers}" = none ] || depends[11]+=" stage:9 pretrained_checkpoint head_args finetune_args"
+[ -z "${keep_teachers}" ] || depends[11]+=" keep_teachers"
+if [ -n "${pseudo_whisper}" ]; then
+    depends[11_pseudo]="stage:11_text stage:5 pseudo_args"
+elif [ -n "${pseudo_text}" ]; then
+    depends[11_pseudo]="stage:unlabelled stage:5 pseudo_text pseudo_args
+        file:pseudo_text:${pseudo_text} file:confidences:${pseudo_text}.confidence"
+fi
+depends[11_pseudo]+=" pseudo_alone"
+[ -z "${pseudo}" ] || depends[11]+=" stage:11_pseudo"
 if [ -n "${kd_teacher_exp}" ]; then
-    ! "${pseudo_labels}" || depends[11_paths]+=" stage:11_pseudo"
+    [ -z "${pseudo}" ] || depends[11_paths]+=" stage:11_pseudo"
     depends[11]+=" stage:11_paths kd_args"
 fi
 
@@ -340,7 +408,7 @@ asr() {  # <stage of asr.sh> <further options ...>
     local number=$1 interpreter=${python}
     shift
     case ${number} in
-        11) interpreter=${with_plugin} ;;
+        10 | 11) interpreter=${with_plugin} ;;
         12) interpreter=${decode_python} ;;
     esac
     # (lm_train_text, bpe_train_text: asr.sh looks for those of the set without _sp)
@@ -445,7 +513,7 @@ prepare_test_set() {  # <set>
         "${dir}/utt2num_samples")
     [ -z "${short}" ] || fail "${dir}: utterances below --min_wav_duration ${min_wav_duration} s," \
         "on which decoding would end: ${short}: take them out of data/$1" \
-        "(utils/subset_data_dir.sh --utt-list), or lower that option"
+        "(utils/subset_data_dir.sh --utt-list), or lower that option, to 0.1 at least"
 }
 
 # Stage 7, what asr.sh's stages 3 and 4 do, for a set that has no text.
@@ -548,28 +616,52 @@ check_handover() {
         --wav_scp "${_valid}/wav.scp"
 }
 
-# Stage 11: the teacher's transcripts of the unlabelled sets, and lengths of the whole
+# Stage 11: ${pseudo_whisper}, the unlabelled sets -> ${pseudo_text}
+transcribe_by_whisper() {
+    local logfile=${pseudo_text%.txt}.log
+    mkdir -p "$(dirname "${pseudo_text}")"
+    log "log: ${logfile}"
+    # shellcheck disable=SC2086
+    with_last_line "${logfile}" \
+        ${cuda_cmd} --gpu "$((ngpu > 0 ? 1 : 0))" "${logfile}" \
+            ${python} -m espnet_mtkd.bin.mtkd_transcribe --model "${pseudo_whisper}" \
+                --data_dir "${_unlabelled[@]}" --like "data/${train_set}/text" \
+                --out "${pseudo_text}" --ngpu "$((ngpu > 0 ? 1 : 0))" --nj "${nj}" \
+                --num_threads "${num_threads}" ${transcribe_args}
+    grep 'transcripts kept' "${logfile}" || true
+}
+
+# Stage 11: the transcripts of the unlabelled sets, and lengths of the whole
 # -> ${dumpdir}/raw/${kd_train_set}, ${kd_stats_dir}
 label_unlabelled() {
-    local decoded=${kd_teacher_exp}/decode_unlabelled
-    asr 12 --asr_exp "${kd_teacher_exp}" --test_sets "${_unlabelled[*]##*/}" \
-        --python "${with_plugin}" \
-        --inference_asr_model "${kd_teacher_model}" --inference_tag decode_unlabelled
+    local decoded=${dumpdir}/raw/${kd_train_set}${_sp} which=()
+    if [ -n "${pseudo_text}" ]; then
+        which=(--text "${pseudo_text}")
+    else
+        decoded=${kd_teacher_exp}/decode_unlabelled
+        transcribe_unlabelled
+        which=(--asr_exp "${kd_teacher_exp}" --model_file "${kd_teacher_model}"
+            --decode_dir "${decoded}" --ngpu "$((ngpu > 0 ? 1 : 0))")
+    fi
+    ! "${pseudo_alone}" || which+=(--alone)
     log "log: ${decoded}/pseudo_label.log"
     # shellcheck disable=SC2086
     with_last_line "${decoded}/pseudo_label.log" \
         ${cuda_cmd} --gpu "$((ngpu > 0 ? 1 : 0))" "${decoded}/pseudo_label.log" \
-            ${python} -m espnet_mtkd.bin.mtkd_pseudo_label --asr_exp "${kd_teacher_exp}" \
-                --model_file "${kd_teacher_model}" --decode_dir "${decoded}" \
+            ${python} -m espnet_mtkd.bin.mtkd_pseudo_label "${which[@]}" \
                 --labelled "${_train}" --unlabelled "${_unlabelled[@]}" \
                 --out_dir "${dumpdir}/raw/${kd_train_set}${_sp}" \
-                --shape_dir "${mtkd_stats_dir}" --nj "${nj}" \
-                --ngpu "$((ngpu > 0 ? 1 : 0))" ${pseudo_args}
-    grep 'transcripts kept$' "${decoded}/pseudo_label.log" || true
+                --shape_dir "${mtkd_stats_dir}" --nj "${nj}" ${pseudo_args}
+    grep -E 'transcripts kept|no transcript is kept|utterances are in ' "${decoded}/pseudo_label.log" || true
     asr 10 --asr_config "${stats_config}" --asr_args "${stats_args}" --feats_normalize global_mvn \
         --train_set "${kd_train_set}" --asr_stats_dir "${kd_stats_dir}"
     # The encoder was pre-trained on features normalised by the labelled set's statistics.
     cp "${asr_stats_dir}/train/feats_stats.npz" "${kd_stats_dir}/train/"
+}
+transcribe_unlabelled() {
+    asr 12 --asr_exp "${kd_teacher_exp}" --test_sets "${_unlabelled[*]##*/}" \
+        --python "${with_plugin}" \
+        --inference_asr_model "${kd_teacher_model}" --inference_tag decode_unlabelled
 }
 
 # Stage 11: ${kd_teacher_exp}, ${dumpdir}/raw/${kd_train_set} -> ${paths_dir}
@@ -591,7 +683,7 @@ train_transducer() {
         train_part "${asr_exp}/head" "${init}" "--freeze_param encoder ${head_args}"
         init=${asr_exp}/head/valid.loss.best.pth
     fi
-    train_part "${asr_exp}" "${init}" "${finetune_args}"
+    train_part "${asr_exp}" "${init}" "${kept_args} ${finetune_args}"
 }
 train_part() {  # <asr_exp> <initial parameters> <arguments of asr_train>
     keep_settings "$1"
@@ -668,8 +760,13 @@ preflight() {
     if is_asked 13 && ! command -v sclite > /dev/null; then
         log "Warning: sclite is not on PATH; stage 13 needs it (Debian: apt-get install sctk)"
     fi
+    if [ -n "${pseudo_whisper}" ] && is_asked 11; then
+        ${python} -c "import ctranslate2" 2> /dev/null || fail "--pseudo_whisper needs CTranslate2," \
+            "which ${python} has not: pip install ctranslate2"
+    fi
     if is_asked 14; then
         [ -n "${license}" ] || fail "--license is required by stage 14: the model's, e.g. cc-by-4.0"
+        arguments+=(--license "${license}")
     fi
     if is_asked 15; then
         [ -n "${hf_repo}" ] || fail "--hf_repo is required by stage 15: user/model"
@@ -690,6 +787,7 @@ preflight() {
     if [ "${teachers}" != none ] && { is_asked 7 || is_asked 8 || is_asked 9; }; then
         arguments+=(--teachers "${teachers}")
     fi
+    [ -z "${keep_teachers}" ] || arguments+=(--keep_teachers "${keep_teachers}")
     if [ -f "${_train}/utt2num_samples" ] && [ -f "${_valid}/utt2num_samples" ]; then
         arguments+=(--asr_config "${asr_config}")
         arguments+=(--lengths "${_train}/utt2num_samples" "${_valid}/utt2num_samples")
@@ -701,7 +799,7 @@ check_files() {  # <further arguments>: of the data directories that are there
     for name in "${_sets[@]/#/data/}" ${unlabelled_sets}; do
         [ ! -f "${name}/wav.scp" ] || dirs+=("${name}")
     done
-    if "${pseudo_labels}"; then
+    if [ -n "${pseudo}" ]; then
         set -- "$@" --distinct
         for name in "data/${train_set}" ${unlabelled_sets}; do
             [ ! -f "${name}/wav.scp" ] || set -- "$@" "${name}"
@@ -793,9 +891,14 @@ all_stages() {
     run_stage 10 "${mtkd_exp}/.done_handover_${asr_exp##*/}" "${mtkd_exp}" \
         "hand-over: ${mtkd_exp}/${pretrained_checkpoint} -> the encoder of ${asr_config}" \
         check_handover
-    if "${pseudo_labels}"; then
+    if [ -n "${pseudo_whisper}" ]; then
+        run_stage 11_text "${pseudo_text%.txt}.done" "$(dirname "${pseudo_text}")" \
+            "transcripts: ${pseudo_whisper}, ${unlabelled_sets} -> ${pseudo_text}" \
+            transcribe_by_whisper
+    fi
+    if [ -n "${pseudo}" ]; then
         run_stage 11_pseudo "${dumpdir}/raw/${kd_train_set}${_sp}/.done" "${kd_stats_dir}" \
-            "pseudo-labels: ${kd_teacher_exp}, ${unlabelled_sets} -> ${dumpdir}/raw/${kd_train_set}${_sp}" \
+            "pseudo-labels: ${pseudo_text:-${kd_teacher_exp}}, ${unlabelled_sets} -> ${dumpdir}/raw/${kd_train_set}${_sp}" \
             label_unlabelled
     fi
     if [ -n "${kd_teacher_exp}" ]; then
@@ -839,7 +942,10 @@ main() {
         skip_stages="${asked} $(seq -s ' ' 13) "
     else
         all_stages
-        ! "${dry_run}" || return 0
+        if "${dry_run}"; then
+            tell_expected
+            return 0
+        fi
     fi
     planning=false
     data_is_there=true

@@ -62,3 +62,9 @@ fetch_whisper() {
             --out_dir "downloads/whisper_${model//./_}"
     done
 }
+
+# For the row text Whisper base with its decoder -> downloads/whisper_base_decoder
+fetch_decoder() {  # <rows>
+    [[ " $1 " != *" text "* ]] || ${python} -m espnet_mtkd.bin.mtkd_fetch_whisper --model base \
+        --decoder --out_dir downloads/whisper_base_decoder
+}

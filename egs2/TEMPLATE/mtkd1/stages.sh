@@ -13,7 +13,8 @@
 #     sets:<key file>                 the data sets, as long as they are there
 #     file:<label>:<file>             size and time of a file
 #     files:<label>:<folder>          the scripts in a folder
-#     weights:<label>:<YAML file>     size and time of the files at its path_or_url
+#     weights:<label>:<YAML file>     size and time of the files at its path_or_url; of an
+#                                     ESPnet directory those of config and models alone
 #     stage:<stage>                   all that this stage depends on
 # As a whole these are the fields of a stage, one a line: name, tab, value. They are written
 # where the stage ends well; a stage whose fields stand already has nothing to do.
@@ -74,8 +75,11 @@ add_weights() {  # <label> <YAML file>
     local path file
     while read -r path; do
         [ -e "${path}" ] || continue
+        local which=(-maxdepth 1 -type f)
+        [ ! -f "${path}/config.yaml" ] || which+=('(' -name config.yaml -o -name 'valid.*' ')')
+        [ ! -f "${path}/meta.yaml" ] || which=(-name config.yaml -o -name meta.yaml -o -name '*.pth')
         while read -r file; do add_file "$1: ${file}" "${file}"; done \
-            < <(find -L "${path}" -maxdepth 1 -type f | LC_ALL=C sort)
+            < <(find -L "${path}" "${which[@]}" | LC_ALL=C sort)
     done < <(sed -n -E "s/.*path_or_url: *[\"']?([^\"',}#]*[^\"',}# ]).*/\1/p" "$2" 2> /dev/null)
 }
 # The sets that stage 1 was run for; and those that are asked for now and not there.
@@ -232,6 +236,7 @@ run_stage() {  # <stage> <key file> <directory to lock> <title> <function> <argu
     has_run=false
     is_asked "${number}" || return 0
     [ "${where}" != "${mtkd_exp}" ] && [ "${where}" != "${asr_exp}" ] || how=refuse
+    [ "${id}" != 10 ] || how="wait"  # it only looks: rows that share stage 1 come to it together
     stage_key "${id}"
     why=$(reason_to_run "${number}" "${file}" "${id}")
     if [ -n "${why}" ] && ! "${planning}"; then
@@ -248,7 +253,8 @@ run_stage() {  # <stage> <key file> <directory to lock> <title> <function> <argu
     elif [ -z "${why}" ]; then
         log "Stage ${number}: ${title}: finished before"
     elif "${planning}"; then
-        log "Stage ${number}: ${title}: would run: ${why}"
+        measure "${number}" "${title}"
+        log "Stage ${number}: ${title}: would run: ${why}; ${measured}"
     else
         log "Stage ${number}: ${title}"
         [ "${why}" = "not finished yet" ] || log "(again: ${why})"
@@ -298,55 +304,141 @@ keep_settings() {  # <directory>
     echo "${key}" > "$1/.settings"
 }
 
-# ======================== Progress ========================
-# Shows the epochs and ESPnet's estimate of the time left while a training runs.
-with_progress() {  # <log file> <command ...>
-    local logfile=$1 watcher status=0
-    shift
-    tail -q -n 0 -F "${logfile}" 2> /dev/null \
-        > >(sed -u -n -e 's/.*INFO: \([0-9/]*\)epoch started/    epoch \1/p') &
-    watcher=$!
-    MTKD_NUM_THREADS=${num_threads} "$@" || status=$?
-    kill "${watcher}" 2> /dev/null || true
-    wait "${watcher}" 2> /dev/null || true
-    return "${status}"
+# ======================== How long, how much ========================
+expected_s=0     # what the stages that would run took before, together
+expected_kb=0    # and what they left on disk
+unmeasured=()    # stages that have never ended well
+# What a stage took the last time, in this experiment or another of this --expdir.
+# Sets `measured`, words for the plan.
+measure() {  # <number> <title>
+    local found seconds folder kb=0
+    found=$(awk -F '\t' -v number="$1" -v title="$2" '
+        { what = $3; sub(/:.*/, "", what); wanted = title; sub(/:.*/, "", wanted) }
+        $2 == number && what == wanted { last = $4 "\t" $3 }
+        $2 == number && $3 == title { own = $4 "\t" $3 }
+        END { print own == "" ? last : own }' "${expdir}/stage_times.tsv" 2> /dev/null || true)
+    measured="not measured yet"
+    if [ -z "${found}" ]; then
+        unmeasured+=("$1")
+        return 0
+    fi
+    seconds=${found%%$'\t'*}
+    folder=${found##* }
+    [[ ${found} != *" -> "* ]] || [ ! -d "${folder}" ] \
+        || kb=$(du -skD "${folder}" 2> /dev/null | cut -f 1 || true)
+    measured="took $(duration "${seconds}") before"
+    [ "${kb:-0}" -lt 1024 ] || measured+=", $(megabytes "${kb}")"
+    expected_s=$((expected_s + seconds))
+    expected_kb=$((expected_kb + ${kb:-0}))
+}
+duration() {  # <seconds>
+    if [ "$1" -lt 120 ]; then
+        echo "$1 s"
+    elif [ "$1" -lt 7200 ]; then
+        echo "$((($1 + 30) / 60)) min"
+    else
+        awk -v s="$1" 'BEGIN { printf("%.1f h\n", s / 3600) }'
+    fi
+}
+megabytes() { echo "$((($1 + 512) / 1024)) MB"; }  # <KiB>
+tell_expected() {
+    if [ "${expected_s}" -gt 0 ]; then
+        log "In all about $(duration "${expected_s}") and $(megabytes "${expected_kb}"), as it was before"
+    fi
+    if [ ${#unmeasured[@]} -gt 0 ]; then
+        log "Not measured yet: stages $(printf '%s\n' "${unmeasured[@]}" | sort -nu | paste -s -d ' ')"
+    fi
 }
 
-# Runs a command, and every ten seconds beside it a function that tells of it.
+# ======================== Progress ========================
+# Runs a command, and tells beside it how far it is, by what a function prints: in a terminal
+# in one line that changes, elsewhere in a line every 30 seconds.
 watched() {  # <function> <command ...>
     local watch=$1 watcher status=0
     shift
-    while sleep 10; do "${watch}" || true; done &
+    show_progress "${watch}" &
     watcher=$!
     "$@" || status=$?
     kill "${watcher}" 2> /dev/null || true
     wait "${watcher}" 2> /dev/null || true
+    [ ! -t 1 ] || printf '\r\033[K'
     return "${status}"
 }
+show_progress() {  # <function>
+    local begin now shown='' every=${MTKD_PROGRESS_S:-30} columns
+    begin=$(date +%s)
+    [ ! -t 1 ] || every=2
+    while sleep "${every}"; do
+        now=$("$1" "${begin}" 2> /dev/null | tail -n 1 || true)
+        [ -n "${now}" ] && [ "${now}" != "${shown}" ] || continue
+        shown=${now}
+        if [ -t 1 ]; then
+            columns=$(tput cols 2> /dev/null || echo 80)
+            printf '\r\033[K    %s\r' "${now:0:$((columns > 10 ? columns - 5 : 5))}"
+        else
+            echo "    ${now}"
+        fi
+    done
+}
+is_new() { [ "$(stat -L -c %Y "$1" 2> /dev/null || echo 0)" -ge "$2" ]; }  # <file> <since>
 
-# Shows the last line of a log, a progress bar's.
+# The epoch and batch at which a training is, and ESPnet's estimate of the time left.
+with_progress() {  # <log file> <command ...>
+    local logfile=$1
+    shift
+    # shellcheck disable=SC2317,SC2329  # watched calls it
+    tell_epoch() {
+        is_new "${logfile}" "$1" || return 0
+        tail -n 5000 "${logfile}" | awk '
+            /INFO: [0-9]+\/[0-9]+epoch started/ {
+                now = $0
+                sub(/.*INFO: /, "", now)
+                left = ""
+                if (now ~ /finish: /) {
+                    left = now
+                    sub(/.*finish: /, "", left)
+                    sub(/ and [0-9.]+ seconds$/, "", left)
+                    gsub(/\.[0-9]+ seconds/, " seconds", left)
+                    left = ", about " left " left"
+                }
+                sub(/epoch.*/, "", now)
+                batch = ""
+            }
+            /[0-9]epoch:train:[0-9]+-[0-9]+batch:/ {
+                batch = $0
+                sub(/.*epoch:train:[0-9]+-/, "", batch)
+                sub(/batch:.*/, "", batch)
+                batch = ", batch " batch
+            }
+            END { if (now != "") print "epoch " now batch left }'
+    }
+    MTKD_NUM_THREADS=${num_threads} watched tell_epoch "$@"
+}
+
+# The last line of a log, a progress bar's (not what ESPnet says of a package that it can do
+# without).
 with_last_line() {  # <log file> <command ...>
     local logfile=$1
     shift
     # shellcheck disable=SC2317,SC2329  # watched calls it
     tell_last_line() {
-        tail -n 1 "${logfile}" 2> /dev/null | tr '\r' '\n' | tail -n 1 | sed 's/^/    /'
+        ! is_new "${logfile}" "$1" || tail -n 1 "${logfile}" | tr '\r' '\n' | grep -v 'Flash Attention'
     }
     watched tell_last_line "$@"
 }
 
-# Shows how many utterances are decoded and the time that the rest will take.
+# How many utterances are decoded, and the time that the rest will take.
 with_count() {  # <number in all> <pattern> <log files' glob> <command ...>
-    local total=$1 pattern=$2 glob=$3 begin=${SECONDS}
+    local total=$1 pattern=$2 glob=$3
     shift 3
     # shellcheck disable=SC2317,SC2329  # watched calls it
     tell_count() {
         local count left
         # shellcheck disable=SC2086
-        count=$(cat ${glob} 2> /dev/null | grep -c "${pattern}" || true)
+        count=$(cat ${glob} | grep -c "${pattern}" || true)
         [ "${count}" -gt 0 ] || return 0
-        left=$(( (SECONDS - begin) * (total - count) / count ))
-        echo "    ${count} of ${total} utterances, about ${left} s left"
+        left=$((($(date +%s) - $1) * (total - count) / count))
+        echo "${count} of ${total} utterances, about $(duration "${left}") left"
     }
     watched tell_count "$@"
 }

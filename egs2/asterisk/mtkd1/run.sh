@@ -11,15 +11,16 @@ languages | es,fr,it,ru | Whose prompts are the unlabelled audio.
 python    | python3     | Python to execute espnet commands.
 EOF
 usage="[--budget smoke|default|ladder|full] [options of ladder.sh and mtkd.sh]"
-about='  smoke    from scratch, two teachers, with 1 epoch a training: do all stages run? (10 min)
-  default  the same two rows, trained (less than an hour on two cores)
-  ladder   from scratch; two teachers; with path distillation from a teacher transducer;
+about='  smoke    from scratch, two teachers kept on in stage 2, with 1 epoch a training: do all
+           stages run? (10 min)
+  default  the same two rows, trained (an hour or so on two cores)
+  ladder   from scratch; two teachers; kept on in stage 2, or with path distillation from a teacher transducer;
            with two hours of unlabelled audio in stage 1; with its pseudo-labels in stage
            2; both encoders
   full     the ladder, each teacher alone, live teachers; both encoders'
 parse_run_options "$@"
 encoders=conformer
-rows="scratch live"
+rows="scratch kept"
 expdir=exp
 note="One speaker, about 0.2 hours of training audio: not comparable with LibriSpeech."
 note+=" The teachers, Whisper's encoders, were trained on transcribed speech."
@@ -31,8 +32,8 @@ case ${budget} in
         budget_options=(--pretrain_epochs 1 --head_epochs 1 --finetune_epochs 1
             --inference_args "--beam_size 1") ;;
     default) ;;
-    ladder) rows="scratch teachers kd unlabelled pseudo" ;;
-    full) rows="scratch single live teachers kd unlabelled pseudo" ;;
+    ladder) rows="scratch teachers kept kd unlabelled pseudo" ;;
+    full) rows="scratch single live teachers kept kd unlabelled pseudo" ;;
     *) fail "--budget: expected smoke, default, ladder or full, found '${budget}'" ;;
 esac
 case ${budget} in
@@ -44,7 +45,9 @@ expdir=$(given_or expdir "${expdir}")
 
 set_up
 fetch_whisper
-if [[ " ${rows} " = *" unlabelled "* || " ${rows} " = *" pseudo "* ]]; then
+fetch_decoder "${rows}"
+if [[ " ${rows} " = *" unlabelled "* || " ${rows} " = *" pseudo "* \
+    || " ${rows} " = *" text "* ]]; then
     local/data.sh --stage 3 --unlabelled "${languages}" --python "${python}"
 fi
 

@@ -30,18 +30,19 @@
 cd "$(dirname "$0")" || exit
 . ../../TEMPLATE/mtkd1/recipe.sh
 declare_options << 'EOF'
-rows       | scratch teachers kd | Rows of results, see below. unlabelled and pseudo need 54 GB more of
-           |                     | download.
+rows       | scratch teachers kd | Rows of results, see below. unlabelled, pseudo and text need 54 GB
+           |                     | more of download.
 unlabelled | train-clean-360 train-other-500 | Parts of LibriSpeech without text.
 python     | python3             | Python to execute espnet commands.
 EOF
-usage='[--rows "scratch single teachers kd unlabelled pseudo"] [options of ladder.sh and mtkd.sh]'
+usage='[--rows "scratch single teachers kept kd unlabelled pseudo text"] [options of ladder.sh and mtkd.sh]'
 parse_run_options "$@"
 set_up
+fetch_decoder "${rows}"
 
 unlabelled_sets=
 case " ${rows} " in
-    *" unlabelled "* | *" pseudo "*)
+    *" unlabelled "* | *" pseudo "* | *" text "*)
         local/data.sh --stage 4 --unlabelled "${unlabelled}"
         for part in ${unlabelled}; do unlabelled_sets+="data/${part//-/_} "; done ;;
 esac

