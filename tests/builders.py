@@ -248,6 +248,19 @@ def build_data_dir(folder: Path, num_utts: int, seed: int) -> Path:
     return folder
 
 
+@torch.no_grad()
+def lattice_of(teacher, wave_N, labels):
+    """A teacher transducer's logits (T, U + 1, V) for one utterance alone, plainly."""
+    model = teacher.model
+    wave_N = wave_N.to(teacher.device)
+    lengths = torch.tensor([len(wave_N)], device=wave_N.device)
+    h_BTD, _ = model.encode(wave_N[None], lengths)
+    tokens = torch.tensor([[model.blank_id, *labels]], device=wave_N.device)
+    model.decoder.set_device(wave_N.device)
+    g_BUD = model.decoder(tokens)
+    return model.joint_network(h_BTD.unsqueeze(2), g_BUD.unsqueeze(1))[0].float()
+
+
 def copy_data(corpus, folder: Path) -> Path:
     """A copy of the corpus's `train` and `valid` in a folder, to do harm to."""
     for name in ("train", "valid"):

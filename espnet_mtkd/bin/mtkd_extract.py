@@ -17,7 +17,11 @@ import logging
 from pathlib import Path
 
 from espnet_mtkd.errors import ConfigError, report_errors
-from espnet_mtkd.targets.process import add_process_arguments, make_settings
+from espnet_mtkd.targets.process import (
+    add_batch_arguments,
+    add_process_arguments,
+    make_settings,
+)
 
 
 def get_parser():
@@ -52,17 +56,7 @@ def get_parser():
         default=16,
         help="4 to 32, bytes a frame and layer (default: 16)",
     )
-    add(
-        "--exact",
-        action="store_true",
-        help="batch only utterances of one length: no teacher hears padding",
-    )
-    add(
-        "--batch_seconds",
-        type=float,
-        default=60.0,
-        help="audio in a batch, padding included (default: 60)",
-    )
+    add_batch_arguments(parser)
     add(
         "--shard_bytes",
         type=int,

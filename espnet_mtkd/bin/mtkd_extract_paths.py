@@ -13,7 +13,12 @@ import logging
 from pathlib import Path
 
 from espnet_mtkd.errors import report_errors
-from espnet_mtkd.targets.process import add_process_arguments, this_process
+from espnet_mtkd.targets.process import (
+    add_batch_arguments,
+    add_process_arguments,
+    check_positive,
+    this_process,
+)
 
 
 def get_parser():
@@ -42,6 +47,7 @@ def get_parser():
         help="tokens kept of each node, blank and label among them; 4 bytes each "
         "(default: 8)",
     )
+    add_batch_arguments(parser)
     add_process_arguments(parser)
     return parser
 
@@ -52,6 +58,7 @@ def main(cmd=None):
     args = get_parser().parse_args(cmd)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
+    from espnet_mtkd.targets.plan import Settings
     from espnet_mtkd.transducer.extract_paths import (
         TeacherTransducer,
         extract_paths,
@@ -59,6 +66,15 @@ def main(cmd=None):
     )
 
     process = this_process(args)
+    check_positive(args, "batch_seconds")
+    settings = Settings(
+        form="paths",
+        exact=args.exact,
+        batch_seconds=args.batch_seconds,
+        device=process.device,
+        rank=process.rank,
+        world_size=process.world_size,
+    )
     asr_exp, out_dir = Path(args.asr_exp), Path(args.out_dir)
     teacher = TeacherTransducer(
         asr_exp / "config.yaml",
@@ -70,15 +86,7 @@ def main(cmd=None):
             data_dir, Path(args.shape_dir or out_dir), args.nj
         )
         folder = out_dir / data_dir.name
-        if extract_paths(
-            teacher,
-            utts,
-            texts,
-            folder,
-            args.num_tokens,
-            process.rank,
-            process.world_size,
-        ):
+        if extract_paths(teacher, utts, texts, folder, args.num_tokens, settings):
             print(f"finished: {folder}")
         else:
             print(f"this process's share is done; not yet whole: {folder}")

@@ -208,7 +208,7 @@ def _train_codebooks(teacher, utts, fingerprint, settings) -> bytes:
     books, quality = {}, {}
     for name, parts in rows.items():
         start = time.perf_counter()
-        logging.info("%s: training codebooks, one to five minutes on a CPU", name)
+        logging.info("%s: training codebooks, minutes on a CPU", name)
         books[name], quality[name] = quantizer.train_codebooks(
             torch.cat(parts).clone(), settings.num_codebooks
         )

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import soundfile
 import torch
 from tqdm import tqdm
@@ -11,6 +12,7 @@ from tqdm import tqdm
 from espnet_mtkd.data.audio import SAMPLE_RATE
 from espnet_mtkd.errors import ConfigError, DataError
 from espnet_mtkd.objective.normalize import Standardizer, find_outliers
+from espnet_mtkd.targets.host import HostCopy
 from espnet_mtkd.targets.plan import Utterance
 
 MAX_LOW_PRECISION_ERROR = 0.1  # relative, of bf16 against fp32
@@ -76,32 +78,72 @@ def embed(teacher, batch, speech) -> list[dict[str, torch.Tensor]]:
     """Embeddings of a batch: for each utterance, target name -> (frames, E).
 
     Raises:
+        ConfigError, DataError: see `check_frames`.
+    """
+    frames, checks = embed_frames(teacher, batch, speech)
+    check_frames(teacher, batch, HostCopy(checks).wait())
+    sizes = [utt.num_frames for utt in batch]
+    parts = {name: x_NE.split(sizes) for name, x_NE in frames.items()}
+    return [{name: part[b] for name, part in parts.items()} for b in range(len(batch))]
+
+
+def embed_frames(teacher, batch, speech):
+    """Embeddings of a batch, its utterances' frames one after another.
+
+    Nothing here reads what the device computed: `check_frames` does, once it is there.
+
+    Returns:
+        target name -> (N, E); and, for `check_frames`, `<target name>.lengths` -> (B,)
+        and `<target name>.finite` -> (N,) bool.
+    """
+    frames, checks = {}, {}
+    for name, (target_BTE, lengths_B) in teacher(
+        *speech, [u.utt for u in batch]
+    ).items():
+        x_NE = torch.cat(
+            [
+                row_TE[: utt.num_frames]
+                for row_TE, utt in zip(target_BTE, batch, strict=True)
+            ]
+        )
+        frames[name] = x_NE
+        checks[f"{name}.lengths"] = lengths_B
+        checks[f"{name}.finite"] = x_NE.isfinite().all(1)
+    return frames, checks
+
+
+def check_frames(teacher, batch, checks: dict[str, np.ndarray]) -> None:
+    """Refuse embeddings that are not what was planned.
+
+    Args:
+        teacher, batch: of `embed_frames`.
+        checks: what it gives besides, in main memory.
+
+    Raises:
         ConfigError: the teacher gives values that are not finite.
         DataError: another number of frames than planned.
     """
-    out = teacher(*speech, [u.utt for u in batch])
-    rows = []
-    for b, utt in enumerate(batch):
-        row = {}
-        for name, (target_BTE, lengths_B) in out.items():
-            if int(lengths_B[b]) != utt.num_frames:
+    ends = np.cumsum([utt.num_frames for utt in batch])
+    for spec in teacher.targets:
+        lengths_B = checks[f"{spec.name}.lengths"].tolist()
+        for utt, num_frames in zip(batch, lengths_B, strict=True):
+            if num_frames != utt.num_frames:
                 raise DataError(
-                    f"utterance {utt.utt}: '{name}': expected {utt.num_frames} frames, "
-                    f"found {int(lengths_B[b])}"
+                    f"utterance {utt.utt}: '{spec.name}': expected {utt.num_frames} "
+                    f"frames, found {num_frames}"
                 )
-            row[name] = target_BTE[b, : utt.num_frames]
-            if not bool(row[name].isfinite().all()):
-                raise ConfigError(
-                    f"teacher '{teacher.config.name}': '{name}' is not finite for "
-                    f"utterance {utt.utt} in {teacher.dtype}"
-                    + (
-                        ": use --dtype float32"
-                        if teacher.dtype != torch.float32
-                        else ": is the checkpoint damaged?"
-                    )
+        is_finite_N = checks[f"{spec.name}.finite"]
+        if not is_finite_N.all():
+            utt = batch[int(np.searchsorted(ends, is_finite_N.argmin(), side="right"))]
+            raise ConfigError(
+                f"teacher '{teacher.config.name}': '{spec.name}' is not finite for "
+                f"utterance {utt.utt} in {teacher.dtype}"
+                + (
+                    ": use --dtype float32"
+                    if teacher.dtype != torch.float32
+                    else ": is the checkpoint damaged?"
                 )
-        rows.append(row)
-    return rows
+            )
 
 
 def standardised_error(exact_NE: torch.Tensor, found_NE: torch.Tensor) -> float:

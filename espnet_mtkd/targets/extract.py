@@ -14,31 +14,67 @@ from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.files import sha256_of
 from espnet_mtkd.targets.codebooks import CODEBOOKS
 from espnet_mtkd.targets.embeddings import (
+    check_frames,
     check_precision,
-    embed,
+    embed_frames,
     load_batches,
     progress,
 )
 from espnet_mtkd.targets.fingerprint import teacher_fingerprint
-from espnet_mtkd.targets.plan import Settings, Utterance, plan_batches, plan_shards
+from espnet_mtkd.targets.host import HostCopy
+from espnet_mtkd.targets.plan import (
+    Settings,
+    Utterance,
+    plan_batches,
+    plan_shards,
+    shard_ends,
+)
 from espnet_mtkd.targets.quantizer import Codebooks
 from espnet_mtkd.targets.store import StoredTarget
 from espnet_mtkd.targets.writer import ShardWriter, StoreWriter
 
 
-def to_fp16(name: str, utt: str, target: torch.Tensor) -> np.ndarray:
-    """Embeddings as fp16.
+class BatchTargets:
+    """What is stored of one batch, while the device may still be at it.
 
-    Raises:
-        ConfigError: a value does not fit.
+    Args:
+        teacher, batch, speech: see `embed_frames`.
+        codebooks: of the targets; None stores fp16.
     """
-    half = target.half()
-    if not bool(half.isfinite().all()):
-        raise ConfigError(
-            f"'{name}' has values up to {float(target.abs().max()):.3g} (utterance "
-            f"{utt}), more than fp16 holds: use --form codes"
-        )
-    return half.cpu().numpy()
+
+    def __init__(self, teacher, batch, speech, codebooks):
+        self._teacher, self._batch = teacher, batch
+        with torch.inference_mode():
+            frames, tensors = embed_frames(teacher, batch, speech)
+            for name, x_NE in frames.items():
+                if codebooks is None:
+                    half_NE = x_NE.half()
+                    tensors[f"{name}.fits"] = half_NE.isfinite().all(1)
+                    tensors[name] = half_NE
+                else:
+                    tensors[name] = codebooks[name].encode(x_NE)
+            self._copy = HostCopy(tensors)
+
+    def rows(self) -> list[dict[str, np.ndarray]]:
+        """The `utts` of `write_shard`, as soon as they are there.
+
+        Raises:
+            ConfigError, DataError: see `check_frames`; or fp16 cannot hold a value.
+        """
+        arrays = self._copy.wait()
+        check_frames(self._teacher, self._batch, arrays)
+        ends = np.cumsum([utt.num_frames for utt in self._batch])
+        names = [spec.name for spec in self._teacher.targets]
+        for name in names:
+            fits_N = arrays.get(f"{name}.fits", np.ones(1, bool))
+            if not fits_N.all():
+                utt = self._batch[int(np.searchsorted(ends, fits_N.argmin(), "right"))]
+                raise ConfigError(
+                    f"'{name}' has values beyond 65504 (utterance {utt.utt}), more "
+                    "than fp16 holds: use --form codes"
+                )
+        parts = {name: np.split(arrays[name], ends[:-1]) for name in names}
+        return [{k: v[b] for k, v in parts.items()} for b in range(len(self._batch))]
 
 
 def extract(
@@ -95,10 +131,7 @@ def extract(
 def run(teacher, store: StoreWriter, plan, settings, codebooks) -> None:
     """Compute the shards of `plan`, number -> batches, and hand them to the writer."""
     batches = [batch for shard in plan.values() for batch in shard]
-    ends = []  # for each batch, the number of the shard that it completes, or None
-    for number, shard in plan.items():
-        ends += [None] * (len(shard) - 1) + [number]
-    rows, checked = [], False
+    is_checked = False
     total = sum(u.num_samples for batch in batches for u in batch) / SAMPLE_RATE
     start = time.perf_counter()
     with (
@@ -106,18 +139,11 @@ def run(teacher, store: StoreWriter, plan, settings, codebooks) -> None:
         progress(round(total), str(store.folder), "s of audio") as bar,
     ):
         loaded = load_batches(batches, settings.device)
-        for (batch, speech), end in zip(loaded, ends, strict=True):
-            if not checked:
+        for (batch, speech), end in zip(loaded, shard_ends(plan), strict=True):
+            if not is_checked:
                 check_precision(teacher, batch, speech)
-                checked = True
-            for utt, row in zip(batch, embed(teacher, batch, speech), strict=True):
-                if codebooks is None:
-                    rows.append({k: to_fp16(k, utt.utt, v) for k, v in row.items()})
-                else:
-                    rows.append({k: codebooks[k].encode(v) for k, v in row.items()})
-            if end is not None:
-                writer.put(end, rows)
-                rows = []
+                is_checked = True
+            writer.put(end, BatchTargets(teacher, batch, speech, codebooks).rows)
             bar.update(round(sum(u.num_samples for u in batch) / SAMPLE_RATE))
     seconds = time.perf_counter() - start
     logging.info(

@@ -103,6 +103,18 @@ def plan_shards(
     return shards
 
 
+def shard_ends(plan: dict) -> list[int | None]:
+    """For each batch of some shards the number of the one that it completes, or None.
+
+    Args:
+        plan: number of a shard -> its batches.
+    """
+    ends = []
+    for number, shard in plan.items():
+        ends += [None] * (len(shard) - 1) + [number]
+    return ends
+
+
 def share_of(shards, rank: int, world_size: int) -> set[int]:
     """Numbers of the shards that are one process's, so that all end at the same time.
 

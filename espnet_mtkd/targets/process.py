@@ -15,6 +15,30 @@ def add_process_arguments(parser) -> None:
     add("--nj", type=int, default=1, help="processes that check audio (default: 1)")
 
 
+def add_batch_arguments(parser) -> None:
+    """Add `--exact` and `--batch_seconds`, as `Settings` has them."""
+    add = parser.add_argument
+    add(
+        "--exact",
+        action="store_true",
+        help="batch only utterances of one length: no teacher hears padding",
+    )
+    add(
+        "--batch_seconds",
+        type=float,
+        default=60.0,
+        help="audio in a batch, padding included (default: 60)",
+    )
+
+
+def check_positive(args, *names: str) -> None:
+    """Raise a ConfigError where a number on the command line is not above 0."""
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and not value > 0:
+            raise ConfigError(f"--{name}: expected above 0, found {value}")
+
+
 @dataclasses.dataclass(frozen=True)
 class Process:
     """One of `world_size`, number `rank`, computing on `device`."""
@@ -42,14 +66,14 @@ def this_process(args) -> Process:
     )
     if not 0 <= rank < world:
         raise ConfigError(f"--rank: expected 0 to {world - 1}, found {rank}")
+    # Processes of one machine must not fight for its cores.
+    cores = len(os.sched_getaffinity(0))
+    torch.set_num_threads(max(1, cores // int(env.get("LOCAL_WORLD_SIZE", 1))))
     if args.ngpu > 0:
         if not torch.cuda.is_available():
             raise ConfigError("--ngpu: no GPU is visible here: use --ngpu 0")
         number = int(env.get("LOCAL_RANK", 0)) % torch.cuda.device_count()
         return Process(rank, world, f"cuda:{number}")
-    # On a CPU, processes of one machine must not fight for its cores.
-    cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(max(1, cores // int(env.get("LOCAL_WORLD_SIZE", 1))))
     return Process(rank, world, "cpu")
 
 
@@ -66,10 +90,7 @@ def make_settings(args):
 
     process = this_process(args)
     check_num_codebooks(args.num_codebooks)
-    for name in ("batch_seconds", "shard_bytes"):
-        value = getattr(args, name)
-        if value is not None and not value > 0:
-            raise ConfigError(f"--{name}: expected above 0, found {value}")
+    check_positive(args, "batch_seconds", "shard_bytes")
     dtype = args.dtype
     if dtype == "auto":
         dtype = "float32" if process.device == "cpu" else "bfloat16"

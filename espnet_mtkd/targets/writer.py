@@ -14,7 +14,7 @@ import os
 import queue
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from filelock import FileLock
@@ -39,6 +39,7 @@ from espnet_mtkd.targets.store import (
 LOCK = ".store.lock"  # held while a plan, a shard or the manifest is written
 WRITERS = ".writers.lock"  # shared by those who write
 OVERHEAD = 1.05  # of the files over the targets' own bytes
+MAX_WAITING = 4  # batches that are computed and not yet packed
 
 
 class StoreWriter:
@@ -181,34 +182,43 @@ class StoreWriter:
 
 
 class ShardWriter:
-    """Writes shards of a store in a thread of its own, at most one waiting."""
+    """Packs, checksums and writes shards in a thread of its own, a little behind."""
 
     def __init__(self, store: StoreWriter):
         self._store = store
-        self._queue = queue.Queue(maxsize=1)
+        self._queue = queue.Queue(maxsize=MAX_WAITING)
         self._error = None
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
     def _work(self):
-        store = self._store
+        store, rows = self._store, []
         while (job := self._queue.get()) is not None:
-            number, rows = job
+            number, make_rows = job
             if self._error is None:
                 try:
-                    store.write(number, rows)
+                    rows += make_rows()
+                    if number is not None:
+                        store.write(number, rows)
+                        rows = []
                 except BaseException as e:  # handed on to the caller's thread
                     self._error = e
 
-    def put(self, number: int, rows: list) -> None:
-        """Write a shard, the `utts` of `write_shard`.
+    def put(self, number: int | None, make_rows: Callable[[], list]) -> None:
+        """Add a batch to the shard that is being made.
+
+        Args:
+            number: of the shard, if the batch is its last; else None.
+            make_rows: gives the batch's part of the `utts` of `write_shard`; called in
+                the writer's thread.
 
         Raises:
-            DiskError: what an earlier shard met with.
+            MTKDError: what an earlier batch met with: `DiskError`, or what its
+                `make_rows` raised.
         """
         if self._error is not None:
             raise self._error
-        self._queue.put((number, rows))
+        self._queue.put((number, make_rows))
 
     def close(self) -> None:
         """Wait until all is written; raises as `put`."""

@@ -17,32 +17,45 @@ from espnet_mtkd.data.audio import SAMPLE_RATE, prepare_audio
 from espnet_mtkd.data.kaldi import read_lines
 from espnet_mtkd.errors import DataError
 from espnet_mtkd.files import sha256_of, write_atomically
-from espnet_mtkd.targets.embeddings import progress
-from espnet_mtkd.targets.plan import Utterance
-from espnet_mtkd.transducer.path import best_path, emission_frames
+from espnet_mtkd.targets.embeddings import load_batches, progress
+from espnet_mtkd.targets.plan import Settings, Utterance, plan_batches
+from espnet_mtkd.transducer.lattice_paths import align
+from espnet_mtkd.transducer.path import emission_frames
 
 SCORES = "token_logp"  # beside ESPnet's text, token_int and score
 DECODED = "what asr.sh's stage 12 writes"
 
 
-def score_tokens(logits_TUV: torch.Tensor, labels_U, blank: int) -> torch.Tensor:
+def score_tokens(frames_N, positions_N, label_TU: torch.Tensor) -> torch.Tensor:
     """Log-probability of each label where the best alignment emits it.
 
     Args:
-        logits_TUV: of `TeacherTransducer.logits`, (T, U + 1, V).
-        labels_U: token ids.
-        blank: id.
+        frames_N, positions_N, label_TU: of `lattice_paths.align`.
 
     Returns:
         (U,), in nats.
     """
-    logp_TUV = logits_TUV.log_softmax(2).cpu()
-    labels_U = torch.as_tensor(labels_U, dtype=torch.long)
-    T, U = len(logp_TUV), len(labels_U)
-    index_TU1 = labels_U[None, :, None].expand(T, U, 1)
-    label_TU = logp_TUV[:, :U].gather(2, index_TU1)[..., 0]
-    frames, positions, _ = best_path(logp_TUV[..., blank], label_TU)
-    return label_TU[emission_frames(frames, positions), torch.arange(U)]
+    positions_U = torch.arange(label_TU.size(1), device=label_TU.device)
+    return label_TU[emission_frames(frames_N, positions_N), positions_U]
+
+
+@torch.inference_mode()
+def score_batch(teacher, batch, speech, labels) -> list[list[float]]:
+    """`score_tokens` of each utterance of a batch.
+
+    Args:
+        teacher: `TeacherTransducer`.
+        batch, speech: of `load_batches`.
+        labels: token ids of each utterance.
+
+    Raises:
+        ConfigError: see `TeacherTransducer.check_finite`.
+    """
+    hs, gs, labels = teacher.encode(speech, labels)
+    model = teacher.model
+    paths = align(model.joint_network, hs, gs, labels, model.blank_id)
+    teacher.check_finite(batch, torch.stack([x for *_, x in paths]).tolist())
+    return [score_tokens(*path).tolist() for *path, _ in paths]
 
 
 def score_hypotheses(
@@ -76,36 +89,45 @@ def score_hypotheses(
         if json.loads(record.read_text()) == made_of:
             return
     vocab_size = len(teacher.model.token_list)
-    lines = []
-    with progress(len(tokens), str(decode_dir / SCORES), "utt") as bar:
-        for utt, ids in tokens.items():
-            bar.update(1)
-            if utt not in audios:
-                raise DataError(
-                    f"{decode_dir / 'token_int'}: utterance {utt} is not in "
-                    f"{data_dir / 'wav.scp'}: decode that directory again"
-                )
-            if utt not in lengths:  # left out, with a warning, when audio was checked
-                continue
-            labels = [int(x) for x in ids.split()]
-            other = [x for x in labels if not 0 <= x < vocab_size]
-            if other:
-                raise DataError(
-                    f"{decode_dir / 'token_int'}: utterance {utt}: expected tokens "
-                    f"below {vocab_size}, as this teacher has, found {other[0]}: "
-                    "give the teacher that decoded it (--asr_exp)"
-                )
-            logp = []
-            if labels:
-                audio = Utterance(utt, audios[utt], lengths[utt], 0)
-                logits = teacher.logits_of(audio, labels)
-                logp = score_tokens(logits, labels, teacher.model.blank_id).tolist()
-            words = [
+    labels = {}
+    for utt, ids in tokens.items():
+        if utt not in audios:
+            raise DataError(
+                f"{decode_dir / 'token_int'}: utterance {utt} is not in "
+                f"{data_dir / 'wav.scp'}: decode that directory again"
+            )
+        if utt not in lengths:  # left out, with a warning, when audio was checked
+            continue
+        labels[utt] = [int(x) for x in ids.split()]
+        other = [x for x in labels[utt] if not 0 <= x < vocab_size]
+        if other:
+            raise DataError(
+                f"{decode_dir / 'token_int'}: utterance {utt}: expected tokens "
+                f"below {vocab_size}, as this teacher has, found {other[0]}: "
+                "give the teacher that decoded it (--asr_exp)"
+            )
+    utts = [
+        Utterance(utt, audios[utt], lengths[utt], 0) for utt, x in labels.items() if x
+    ]
+    batches = plan_batches(utts, round(Settings.batch_seconds * SAMPLE_RATE))
+    logp = {utt: [] for utt in labels}
+    with progress(len(utts), str(decode_dir / SCORES), "utt") as bar:
+        for batch, speech in load_batches(batches, teacher.device):
+            texts = [labels[u.utt] for u in batch]
+            found = score_batch(teacher, batch, speech, texts)
+            logp.update(zip([u.utt for u in batch], found, strict=True))
+            bar.update(len(batch))
+    lines = [
+        " ".join(
+            [
                 utt,
                 f"{lengths[utt] / SAMPLE_RATE:.3f}",
-                *(f"{x:.4f}" for x in logp),
+                *(f"{x:.4f}" for x in values),
             ]
-            lines.append(" ".join(words) + "\n")
+        )
+        + "\n"
+        for utt, values in logp.items()
+    ]
     write_atomically(decode_dir / SCORES, "".join(lines).encode())
     write_atomically(record, json.dumps(made_of).encode())
 

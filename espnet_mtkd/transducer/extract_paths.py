@@ -8,18 +8,25 @@ from pathlib import Path
 import numpy as np
 import torch
 from espnet2.tasks.asr import ASRTask
+from torch.nn.utils.rnn import pad_sequence
 
-from espnet_mtkd.data.audio import judge_faults, prepare_audio
+from espnet_mtkd.data.audio import SAMPLE_RATE, judge_faults, prepare_audio
 from espnet_mtkd.data.kaldi import read_lines
 from espnet_mtkd.errors import ConfigError, DataError
 from espnet_mtkd.files import sha256_of
 from espnet_mtkd.student.frames import measure_frame_shift
-from espnet_mtkd.targets.embeddings import progress, read_audio
+from espnet_mtkd.targets.embeddings import load_batches, progress
 from espnet_mtkd.targets.fingerprint import versions
-from espnet_mtkd.targets.plan import Utterance, plan_shards
+from espnet_mtkd.targets.host import HostCopy
+from espnet_mtkd.targets.plan import (
+    Settings,
+    Utterance,
+    plan_batches,
+    plan_shards,
+    shard_ends,
+)
 from espnet_mtkd.targets.writer import ShardWriter, StoreWriter
-from espnet_mtkd.transducer.kd import choose_tokens
-from espnet_mtkd.transducer.path import best_path
+from espnet_mtkd.transducer.lattice_paths import path_nodes
 from espnet_mtkd.transducer.paths import path_targets
 from espnet_mtkd.transducer.task import register
 
@@ -69,58 +76,106 @@ class TeacherTransducer:
         """Token ids (U,) of a transcript."""
         return self._tokenize(utt, {"text": text})["text"]
 
-    @torch.inference_mode()
-    def logits(self, wave_N: torch.Tensor, labels_U) -> torch.Tensor:
-        """Joint network over the whole lattice of one utterance, (T, U + 1, V)."""
-        speech = wave_N[None].to(self.device)
-        lengths = torch.tensor([len(wave_N)], device=self.device)
-        h_BTD, _ = self.model.encode(speech, lengths)
-        tokens = torch.tensor([[self.model.blank_id, *labels_U]], device=self.device)
-        self.model.decoder.set_device(torch.device(self.device))
-        g_BUD = self.model.decoder(tokens)
-        joint = self.model.joint_network
-        return joint(h_BTD.unsqueeze(2), g_BUD.unsqueeze(1))[0].float()
+    def encode(self, speech, labels):
+        """Both inputs of the joint network, for a batch.
 
-    def logits_of(self, utt: Utterance, labels_U) -> torch.Tensor:
-        """`logits` of an utterance's audio file.
+        Args:
+            speech: (B, N) waveforms and (B,) samples, on the device.
+            labels: B int arrays (U,).
+
+        Returns:
+            B tensors (T, D) of the encoder's frames, B tensors (U + 1, D) of the
+            prediction network, and the labels, B int64 tensors on the device.
+        """
+        h_BTD, num_frames_B = self.model.encode(*speech)
+        num_frames = num_frames_B.tolist()
+        blank = self.model.blank_id
+        tokens_BU = pad_sequence(
+            [torch.tensor([blank, *x]) for x in labels], True, padding_value=blank
+        ).to(self.device, non_blocking=True)
+        self.model.decoder.set_device(torch.device(self.device))
+        g_BUD = self.model.decoder(tokens_BU)
+        sizes = [len(x) for x in labels]
+        return (
+            [h_TD[:T] for h_TD, T in zip(h_BTD, num_frames, strict=True)],
+            [g_UD[: U + 1] for g_UD, U in zip(g_BUD, sizes, strict=True)],
+            [x[1 : U + 1] for x, U in zip(tokens_BU, sizes, strict=True)],
+        )
+
+    def check_finite(self, utts: Iterable[Utterance], is_finite: Iterable[bool]):
+        """Refuse an utterance whose lattice has a value that is not finite.
+
+        Args:
+            utts: of a batch.
+            is_finite: of each, see `align`.
 
         Raises:
-            ConfigError: they are not finite, and so mean nothing.
-            DataError: see `read_audio`.
+            ConfigError: it means nothing.
         """
-        logits_TUV = self.logits(read_audio(utt), labels_U)
-        if not bool(logits_TUV.isfinite().all()):
-            raise ConfigError(
-                "teacher transducer: expected finite logits, found NaN or infinity for "
-                f"utterance {utt.utt}: copy {self.model_file} again, or take another "
-                "checkpoint (mtkd.sh: --kd_teacher_model)"
-            )
-        return logits_TUV
+        for utt, is_known in zip(utts, is_finite, strict=True):
+            if not is_known:
+                raise ConfigError(
+                    "teacher transducer: expected finite logits, found NaN or infinity "
+                    f"for utterance {utt.utt}: copy {self.model_file} again, or take "
+                    "another checkpoint (mtkd.sh: --kd_teacher_model)"
+                )
 
 
-def find_path(logits_TUV, labels_U, blank: int, num_tokens: int):
-    """Best path and the tokens kept at its nodes.
+class BatchPaths:
+    """What is stored of one batch, while the device may still be at it.
 
     Args:
-        logits_TUV: of `TeacherTransducer.logits`.
-        labels_U: int array.
-        blank: id.
+        teacher: whose paths.
+        batch, speech: of `load_batches`.
+        labels: B int arrays (U,).
         num_tokens: k.
 
-    Returns:
-        `nodes` (N, 2 + k) uint16 and `logp` (N, k) fp16.
+    Attributes:
+        faults: number of the utterance in the batch -> why it has no path.
     """
-    logp_TUV = logits_TUV.log_softmax(2).cpu()
-    T, U = len(logp_TUV), len(labels_U)
-    labels = torch.as_tensor(np.asarray(labels_U), dtype=torch.long)
-    label_TU = logp_TUV[:, :U].gather(2, labels[None, :, None].expand(T, U, 1))[..., 0]
-    frames, positions, _ = best_path(logp_TUV[..., blank], label_TU)
-    next_label = torch.cat([labels, labels.new_tensor([-1])])[positions]
-    ids, logp = choose_tokens(
-        logp_TUV[frames, positions], blank, next_label, num_tokens
-    )
-    nodes = torch.cat([frames[:, None], positions[:, None], ids], 1)
-    return nodes.numpy().astype("uint16"), logp.half().numpy()
+
+    @torch.inference_mode()
+    def __init__(self, teacher: TeacherTransducer, batch, speech, labels, num_tokens):
+        hs, gs, labels = teacher.encode(speech, labels)
+        self.faults = {}
+        for b, (h_TD, labels_U) in enumerate(zip(hs, labels, strict=True)):
+            if len(labels_U) == 0:
+                self.faults[b] = "empty transcript"
+            elif len(labels_U) > len(h_TD):
+                self.faults[b] = f"{len(labels_U)} labels, but {len(h_TD)} frames"
+        kept = [b for b in range(len(labels)) if b not in self.faults]
+        self._teacher, self._batch = teacher, [batch[b] for b in kept]
+        self._sizes = [0] * len(labels)
+        for b in kept:
+            self._sizes[b] = len(hs[b]) + len(labels[b])
+        self._num_tokens, self._copy = num_tokens, None
+        if kept:
+            hs, gs, labels = ([x[b] for b in kept] for x in (hs, gs, labels))
+            model = teacher.model
+            nodes, logp, is_finite_B = path_nodes(
+                model.joint_network, hs, gs, labels, model.blank_id, num_tokens
+            )
+            self._copy = HostCopy(
+                {"nodes": nodes, "logp": logp, "is_finite": is_finite_B}
+            )
+
+    def rows(self) -> list[dict[str, np.ndarray]]:
+        """The `utts` of `write_shard`, as soon as they are there.
+
+        Raises:
+            ConfigError: see `TeacherTransducer.check_finite`.
+        """
+        arrays = {
+            "nodes": np.zeros((0, 2 + self._num_tokens)),
+            "logp": np.zeros((0, self._num_tokens), "float16"),
+        }
+        if self._copy is not None:
+            arrays = self._copy.wait()
+            self._teacher.check_finite(self._batch, arrays["is_finite"])
+        ends = np.cumsum(self._sizes)[:-1]
+        nodes = np.split(arrays["nodes"].astype("uint16"), ends)
+        logp = np.split(arrays["logp"], ends)
+        return [{"nodes": x, "logp": y} for x, y in zip(nodes, logp, strict=True)]
 
 
 def extract_paths(
@@ -129,8 +184,7 @@ def extract_paths(
     texts: dict[str, str],
     folder: Path,
     num_tokens: int,
-    rank: int = 0,
-    world_size: int = 1,
+    settings: Settings,
 ) -> bool:
     """Write this process's share of a store of paths, and the manifest at the end.
 
@@ -143,7 +197,7 @@ def extract_paths(
         texts: their transcripts.
         folder: of the store.
         num_tokens: k, tokens kept of each node.
-        rank, world_size: this process's share.
+        settings: `batch_seconds`, `exact`, `rank` and `world_size` of it.
 
     Returns:
         Whether the store is finished.
@@ -159,34 +213,43 @@ def extract_paths(
             f"--num_tokens: expected 2 to {vocab_size}, found {num_tokens}"
         )
     targets = path_targets(num_tokens, vocab_size, teacher.frame_shift)
-    fingerprint = {**teacher.fingerprint, "form": "paths", "num_tokens": num_tokens}
+    fingerprint = {
+        **teacher.fingerprint,
+        "form": "paths",
+        "num_tokens": num_tokens,
+        "exact": settings.exact,
+    }
     labels = {u.utt: teacher.labels(u.utt, texts[u.utt]) for u in utts}
-    shards = plan_shards([[u] for u in utts], sum(t.bytes_per_frame for t in targets))
-    data = [[u.utt, u.num_samples, labels[u.utt].tolist()] for u in utts]
+    batches = plan_batches(
+        utts, round(settings.batch_seconds * SAMPLE_RATE), settings.exact
+    )
+    shards = plan_shards(batches, sum(t.bytes_per_frame for t in targets))
+    data = [
+        [[u.utt, u.num_samples, labels[u.utt].tolist()] for b in shard for u in b]
+        for shard in shards
+    ]
     writer = StoreWriter(folder, fingerprint, data, targets, shards)
     with contextlib.closing(writer) as store:
         if store.is_finished:
             return True
-        plan = store.take_share(rank, world_size)
+        plan = store.take_share(settings.rank, settings.world_size)
         _write_paths(teacher, store, plan, labels, num_tokens)
         return store.finish()
 
 
 def _write_paths(teacher, store: StoreWriter, plan, labels, num_tokens: int) -> None:
-    """Compute the shards of `plan`, number -> batches of one, and write them."""
+    """Compute the shards of `plan`, number -> batches, and hand them to the writer."""
+    batches = [batch for shard in plan.values() for batch in shard]
     faults = []
     with (
         contextlib.closing(ShardWriter(store)) as writer,
-        progress(sum(map(len, plan.values())), str(store.folder), "utt") as bar,
+        progress(sum(map(len, batches)), str(store.folder), "utt") as bar,
     ):
-        for number, shard in plan.items():
-            rows = []
-            for (utt,) in shard:
-                row, fault = _row(teacher, utt, labels[utt.utt], num_tokens)
-                rows.append(row)
-                if fault:
-                    faults.append(f"{utt.utt}: {fault}")
-                bar.update(1)
+        loaded = load_batches(batches, teacher.device)
+        for (batch, speech), end in zip(loaded, shard_ends(plan), strict=True):
+            texts = [labels[u.utt] for u in batch]
+            paths = BatchPaths(teacher, batch, speech, texts, num_tokens)
+            faults += [f"{batch[b].utt}: {fault}" for b, fault in paths.faults.items()]
             text = judge_faults(
                 store.folder,
                 "have no path",
@@ -195,23 +258,10 @@ def _write_paths(teacher, store: StoreWriter, plan, labels, num_tokens: int) -> 
                 f"take their lines out of wav.scp and text, remove {store.folder}, and "
                 "run the same command again",
             )
-            writer.put(number, rows)
+            writer.put(end, paths.rows)
+            bar.update(len(batch))
     if faults:
         logging.warning("%s", text)
-
-
-def _row(teacher, utt: Utterance, labels, num_tokens: int):
-    empty = {
-        "nodes": np.zeros((0, 2 + num_tokens), "uint16"),
-        "logp": np.zeros((0, num_tokens), "float16"),
-    }
-    if len(labels) == 0:
-        return empty, "empty transcript"
-    logits = teacher.logits_of(utt, labels)
-    if len(labels) > len(logits):
-        return empty, f"{len(labels)} labels, but {len(logits)} frames"
-    nodes, logp = find_path(logits, labels, teacher.model.blank_id, num_tokens)
-    return {"nodes": nodes, "logp": logp}, None
 
 
 def read_text(data_dir: Path, utts: Iterable[str]) -> dict[str, str]:

@@ -38,8 +38,11 @@ def choose_tokens(logp_NV, blank: int, next_label_N, k: int):
     """
     rank_NV = logp_NV.clone()
     rank_NV[:, blank] = torch.inf
-    has_label = next_label_N >= 0
-    rank_NV[has_label, next_label_N[has_label]] = torch.finfo(rank_NV.dtype).max
+    # Behind the last label the blank once more, with the rank that it has.
+    has_label_N1 = (next_label_N >= 0)[:, None]
+    second_N1 = torch.where(has_label_N1, next_label_N[:, None], blank)
+    high_N1 = torch.where(has_label_N1, torch.finfo(rank_NV.dtype).max, torch.inf)
+    rank_NV.scatter_(1, second_N1, high_N1.to(rank_NV))
     ids_Nk = rank_NV.topk(k, dim=1).indices
     return ids_Nk, logp_NV.gather(1, ids_Nk)
 

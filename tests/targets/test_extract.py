@@ -21,7 +21,7 @@ from espnet_mtkd.errors import ConfigError, DiskError, TargetStoreError
 from espnet_mtkd.targets import plan
 from espnet_mtkd.targets import writer as writer_module
 from espnet_mtkd.targets.embeddings import check_precision, standardised_error
-from espnet_mtkd.targets.extract import to_fp16
+from espnet_mtkd.targets.extract import BatchTargets
 from espnet_mtkd.targets.plan import Utterance, plan_batches, plan_shards, share_of
 from espnet_mtkd.targets.quantizer import read_codebooks
 from espnet_mtkd.targets.store import MANIFEST, TargetStore
@@ -335,8 +335,10 @@ def test_a_teacher_that_half_precision_breaks_is_named(two_teachers, data):
     teacher.dtype = torch.bfloat16
     with pytest.raises(ConfigError, match="'whisper'.* use --dtype float32"):
         check_precision(teacher, batch, speech)
-    with pytest.raises(ConfigError, match="more than fp16 holds"):
-        to_fp16("whisper_l3", utt, torch.tensor([1e6]))
+    teacher.dtype = torch.float32
+    teacher._run = lambda wavs: [1e6 * h for h in run(wavs)]
+    with pytest.raises(ConfigError, match=f"{utt}.*more than fp16 holds"):
+        BatchTargets(teacher, batch, speech, None).rows()
 
 
 def test_the_error_of_low_precision_is_that_of_standardised_ordinary_frames():

@@ -1,10 +1,11 @@
 """Codebooks: better than plain product quantisation, the same after a round trip."""
 
-import numpy as np
+import faiss
 import pytest
 import torch
 
 from espnet_mtkd.errors import ConfigError, TargetStoreError
+from espnet_mtkd.targets.beam import BeamSearch
 from espnet_mtkd.targets.quantizer import (
     Codebooks,
     dump_codebooks,
@@ -29,8 +30,6 @@ def trained(frames):
 
 
 def test_it_beats_faiss_product_quantisation_of_the_same_size(frames, trained):
-    import faiss
-
     books, quality = trained
     x = ((frames - frames.mean(0)) / frames.std(0)).numpy()
     product = faiss.ProductQuantizer(24, 4, 8)
@@ -47,9 +46,108 @@ def test_encoding_is_no_worse_than_greedy_residual_search(frames, trained):
     residual = x.clone()
     for entries in books.entries_MKE:
         residual -= entries[torch.cdist(residual, entries).argmin(1)]
-    codes = torch.from_numpy(books.encode(frames[:500]))
+    codes = books.encode(frames[:500])
     y = (books.decode(codes) - books.mean_E) / books.std_E
     assert (x - y).square().sum() <= residual.square().sum()
+
+
+def faiss_quantizer(dim: int, num: int):
+    quantizer = faiss.ResidualQuantizer(dim, num, 8)
+    quantizer.max_beam_size = 4
+    quantizer.train_type = faiss.ResidualQuantizer.Train_default
+    quantizer.cp.min_points_per_centroid = 1
+    return quantizer
+
+
+def standardised(x):
+    return (x - x.mean(0)) / x.std(0)
+
+
+def test_codes_are_those_of_faiss_by_its_own_codebooks(frames):
+    """But for frames with two sums that are equally near, to the last bits."""
+    x = standardised(frames)
+    quantizer = faiss_quantizer(24, 8)
+    quantizer.train(x[:2000].numpy())
+    expected = torch.from_numpy(quantizer.compute_codes(x[2000:].numpy()))
+    entries = torch.from_numpy(faiss.vector_to_array(quantizer.codebooks))
+    books = Codebooks(entries.view(8, 256, 24), torch.zeros(24), torch.ones(24))
+    found = books.encode(x[2000:])
+    assert (found == expected).all(1).float().mean() > 0.99
+    errors = [(books.decode(c) - x[2000:]).square().sum() for c in (found, expected)]
+    assert errors[0] < 1.01 * errors[1]
+
+
+def test_short_training_costs_little_of_what_faiss_reaches_with_a_beam(frames):
+    x = standardised(frames)
+    quantizer = faiss_quantizer(24, 4)
+    quantizer.train(x[:5000].numpy())
+    y = quantizer.decode(quantizer.compute_codes(x[5000:].numpy()))
+    expected = (torch.from_numpy(y) - x[5000:]).square().sum()
+    books, _ = train_codebooks(x[:5000], 4)
+    found = (books.decode(books.encode(x[5000:])) - x[5000:]).square().sum()
+    assert found < 1.2 * expected  # a sample of 20 frames an entry; of 150: less
+
+
+def plain_beam_search(x_E, entries_MKE, num_beams: int = 4) -> list[int]:
+    """Codes of one vector: every step tries all sums, and keeps the nearest."""
+    beams = [((), torch.zeros_like(x_E))]
+    for entries_KE in entries_MKE:
+        tried = [
+            ((*codes, k), total + entry)
+            for codes, total in beams
+            for k, entry in enumerate(entries_KE)
+        ]
+        tried.sort(key=lambda pair: float((x_E - pair[1]).square().sum()))
+        beams = tried[:num_beams]
+    return list(beams[0][0])
+
+
+@pytest.mark.parametrize(
+    "M, E, num_spanned", [(4, 1, 1), (4, 7, 7), (32, 3, 3), (5, 16, 2)]
+)
+def test_codes_are_those_of_a_plain_beam_search(M, E, num_spanned):
+    """Also where the entries span a part of the dimensions alone."""
+    generator = torch.Generator().manual_seed(M + E)
+    basis = torch.linalg.qr(torch.randn(E, E, generator=generator)).Q[:, :num_spanned]
+    scale = 0.8 ** torch.arange(M)[:, None, None]
+    entries = scale * torch.randn(M, 256, num_spanned, generator=generator) @ basis.T
+    x = 2 * torch.randn(6, E, generator=generator)
+    search = BeamSearch(entries)
+    assert (search.basis_ED is None) == (num_spanned == E)
+    y = [0, 0]
+    for x_E, found in zip(x, search(x), strict=True):
+        expected = plain_beam_search(x_E.double(), entries.double())
+        for i, codes in enumerate((found.tolist(), expected)):
+            total = sum(entries[m, k] for m, k in enumerate(codes))
+            y[i] += float((total - x_E).square().sum())
+        if M < 32:  # with so many, two sums differ by less than fp32 tells apart
+            assert found.tolist() == expected
+    # (fp32 knows a squared distance to some 1e-7 of the vectors' squared lengths)
+    assert y[0] == pytest.approx(y[1], rel=1e-2, abs=1e-6 * float(x.square().sum()))
+
+
+def test_codes_do_not_depend_on_how_many_frames_come_together(frames, trained):
+    books, _ = trained
+    together = books.encode(frames[:700])  # more than are searched for at a time
+    parts = torch.cat([books.encode(x) for x in frames[:700].split(99)])
+    assert (together == parts).all(1).float().mean() > 0.99
+
+
+def test_frames_far_from_all_others_are_encoded_as_well(frames, trained):
+    """Whisper has some that are hundreds of times larger."""
+    books, _ = trained
+    x = books.mean_E + 300 * (frames[:50] - books.mean_E)
+    z = (x - books.mean_E) / books.std_E
+    expected = [
+        plain_beam_search(z_E.double(), books.entries_MKE.double()) for z_E in z[:5]
+    ]
+
+    def decode(codes):
+        return (books.decode(codes) - books.mean_E) / books.std_E
+
+    found = (decode(books.encode(x[:5])) - z[:5]).square().sum()
+    best = (decode(torch.tensor(expected, dtype=torch.uint8)) - z[:5]).square().sum()
+    assert found <= best * (1 + 1e-4)
 
 
 def test_decoding_is_the_sum_of_entries(trained):
@@ -69,7 +167,7 @@ def test_a_file_holds_them_whole(trained, frames, tmp_path):
     path = tmp_path / "codebooks.safetensors"
     path.write_bytes(dump_codebooks({"a_l1": books}, {}))
     read = read_codebooks(path)["a_l1"]
-    np.testing.assert_array_equal(read.encode(frames[:64]), books.encode(frames[:64]))
+    assert torch.equal(read.encode(frames[:64]), books.encode(frames[:64]))
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(TargetStoreError, match="damaged"):
         read_codebooks(path)
@@ -101,7 +199,7 @@ def test_a_constant_dimension_does_no_harm(frames):
     x = frames.clone()
     x[:, 3] = 7.0
     books, _ = train_codebooks(x[:2000], 4)
-    decoded = books.decode(torch.from_numpy(books.encode(x[:10])))
+    decoded = books.decode(books.encode(x[:10]))
     assert decoded.isfinite().all()
     assert (decoded[:, 3] - 7).abs().max() < 0.1
     assert isinstance(books, Codebooks)

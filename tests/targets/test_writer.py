@@ -1,5 +1,6 @@
 """Two extractions into one store: one result, or one of them is refused."""
 
+import functools
 import io
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from espnet_mtkd.targets.writer import ShardWriter
 # Also run by other processes: <folder> <kind> <seed of the values>
 WRITES = """
 import sys
+from functools import partial
 from pathlib import Path
 import numpy as np
 from espnet_mtkd.targets.plan import Utterance
@@ -42,7 +44,7 @@ def write(folder, kind, seed):
     sys.stdin.readline()
     writer = ShardWriter(store)
     for number in plan:
-        writer.put(number, rows(seed, number))
+        writer.put(number, partial(rows, seed, number))
     writer.close()
     whole = store.finish()
     store.close()
@@ -149,7 +151,7 @@ def test_what_killed_writers_left_is_swept(tmp_path):
     with_all = own["begin"](tmp_path, "a")
     writer = ShardWriter(with_all)
     for number in range(own["NUM"]):
-        writer.put(number, own["rows"](1, number))
+        writer.put(number, functools.partial(own["rows"], 1, number))
     writer.close()
     assert with_all.finish()
     with_all.close()

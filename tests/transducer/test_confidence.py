@@ -23,6 +23,8 @@ from espnet_mtkd.transducer.confidence import (
     score_tokens,
 )
 from espnet_mtkd.transducer.extract_paths import TeacherTransducer
+from espnet_mtkd.transducer.lattice_paths import two_planes
+from espnet_mtkd.transducer.path import best_path
 
 V = 12
 
@@ -38,13 +40,20 @@ def lattice(token_frames, num_frames: int, p_token: float, p_blank: float):
     return p_TUV.log()
 
 
+def score_on_best_path(logits_TUV, labels):
+    labels_U = torch.tensor(labels, dtype=torch.long)
+    planes = two_planes(logits_TUV.clone(), labels_U, 0)
+    frames, positions, _ = best_path(*planes)
+    return score_tokens(frames, positions, planes[1])
+
+
 @pytest.mark.parametrize("seconds", [2, 4, 6, 30])
 @pytest.mark.parametrize("p_token", [0.99, 0.86])
 def test_pauses_between_the_tokens_do_not_matter(seconds, p_token):
     num_frames = 25 * seconds
     frames = np.linspace(1, num_frames - 2, 8).astype(int)
     logits = lattice(frames, num_frames, p_token, 0.98)
-    logp = score_tokens(logits, list(range(1, 9)), 0)
+    logp = score_on_best_path(logits, list(range(1, 9)))
     assert mean_probability(logp.tolist()) == pytest.approx(p_token, abs=1e-4)
 
 
@@ -72,7 +81,7 @@ def test_tokens_count_where_the_best_alignment_emits_them(T, U):
     torch.manual_seed(T + U)
     logits = 3 * torch.randn(T, U + 1, V)
     labels = torch.randint(1, V, (U,)).tolist()
-    found = score_tokens(logits, labels, 0).tolist()
+    found = score_on_best_path(logits, labels).tolist()
     assert found == pytest.approx(viterbi(logits.log_softmax(2), labels), abs=1e-5)
 
 
@@ -164,7 +173,8 @@ def test_a_language_model_does_not_change_the_confidence(world, monkeypatch):
         for utt, row in rows_of(world, name).items():
             labels = [int(x) for x in tokens[out][utt].split()]
             wave = torch.from_numpy(soundfile.read(scp[utt], dtype="float32")[0])
-            logp = viterbi(teacher.logits(wave, labels).log_softmax(2), labels)
+            lattice = builders.lattice_of(teacher, wave, labels)
+            logp = viterbi(lattice.log_softmax(2), labels)
             expected = math.exp(sum(logp) / len(logp)) if logp else 0.0
             assert float(row[0]) == pytest.approx(expected, abs=2e-4)
             num_same += tokens[plain][utt] == tokens[with_lm][utt]

@@ -103,8 +103,9 @@ def test_the_teachers_upstream_stays_as_it_was(teacher, checkpoints):
 
 def test_stored_paths_are_the_likeliest_of_the_teachers_lattice(data, teacher, paths):
     """Nodes follow the lattice's rules, their values the teacher's own posteriors."""
+    from espnet_mtkd.targets.embeddings import read_audio
     from espnet_mtkd.targets.plan import Utterance
-    from espnet_mtkd.transducer.extract_paths import read_audio
+    from espnet_mtkd.transducer.extract_paths import TeacherTransducer
 
     model = TeacherTransducer(
         teacher / "config.yaml", teacher / "valid.loss.best.pth", "cpu"
@@ -118,7 +119,8 @@ def test_stored_paths_are_the_likeliest_of_the_teachers_lattice(data, teacher, p
     for utt, audio in scp.items():
         labels = model.labels(utt, texts[utt])
         n = int(lengths[utt])
-        logits = model.logits(read_audio(Utterance(utt, audio, n, 0)), labels)
+        wave = read_audio(Utterance(utt, audio, n, 0))
+        logits = builders.lattice_of(model, wave, labels)
         logp = logits.log_softmax(2)
         T = len(logits)
         path = stores.read(utt, n, torch.from_numpy(labels), T, stores.frame_shift)

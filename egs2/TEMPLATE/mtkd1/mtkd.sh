@@ -538,23 +538,28 @@ check_teachers_and_audio() {
         --out_dir "${mtkd_stats_dir}" --nj "${nj}"
 }
 
-# Stage 8: every job takes its share of the shards; the last to end writes the manifests.
-extract_targets() {
-    local local_jobs=1
+# ${extract_nj} jobs share the shards; the last to end writes the manifests.
+extract_jobs() {  # <module> <log, without .JOB.log> <arguments ...>
+    local module=$1 logs=$2 local_jobs=1
+    shift 2
     case ${cuda_cmd} in
         run.pl* | */run.pl*) local_jobs=${extract_nj} ;;
     esac
-    log "log: ${targets_dir}/log/extract.*.log"
+    log "log: ${logs}.*.log"
     # shellcheck disable=SC2086
-    with_last_line "${targets_dir}/log/extract.1.log" \
-        ${cuda_cmd} --gpu "$((ngpu > 0 ? 1 : 0))" JOB=1:"${extract_nj}" \
-            "${targets_dir}/log/extract.JOB.log" \
+    with_last_line "${logs}.1.log" \
+        ${cuda_cmd} --gpu "$((ngpu > 0 ? 1 : 0))" JOB=1:"${extract_nj}" "${logs}.JOB.log" \
             env LOCAL_WORLD_SIZE="${local_jobs}" LOCAL_RANK='$[JOB-1]' \
-            ${python} -m espnet_mtkd.bin.mtkd_extract --teachers "${teachers}" \
-                --data_dir "${_train}" "${_valid}" "${_unlabelled[@]}" \
-                --shape_dir "${mtkd_stats_dir}" --out_dir "${targets_dir}" \
-                --ngpu "$((ngpu > 0 ? 1 : 0))" \
-                --rank '$[JOB-1]' --world_size "${extract_nj}" ${extract_args}
+            ${python} -m "espnet_mtkd.bin.${module}" --ngpu "$((ngpu > 0 ? 1 : 0))" \
+                --rank '$[JOB-1]' --world_size "${extract_nj}" "$@"
+}
+
+# Stage 8: ${teachers}, ${dumpdir}/raw -> ${targets_dir}
+extract_targets() {
+    # shellcheck disable=SC2086
+    extract_jobs mtkd_extract "${targets_dir}/log/extract" --teachers "${teachers}" \
+        --data_dir "${_train}" "${_valid}" "${_unlabelled[@]}" \
+        --shape_dir "${mtkd_stats_dir}" --out_dir "${targets_dir}" ${extract_args}
     mtkd extract --out_dir "${targets_dir}" --info
 }
 
@@ -662,13 +667,10 @@ transcribe_unlabelled() {
 # Stage 11: ${kd_teacher_exp}, ${dumpdir}/raw/${kd_train_set} -> ${paths_dir}
 extract_paths() {
     # shellcheck disable=SC2086
-    with_last_line "${paths_dir}/log/extract_paths.log" \
-        ${cuda_cmd} --gpu "$((ngpu > 0 ? 1 : 0))" "${paths_dir}/log/extract_paths.log" \
-            ${python} -m espnet_mtkd.bin.mtkd_extract_paths --asr_exp "${kd_teacher_exp}" \
-                --model_file "${kd_teacher_model}" \
-                --data_dir "${dumpdir}/raw/${kd_train_set}${_sp}" \
-                --shape_dir "${mtkd_stats_dir}" --out_dir "${paths_dir}" \
-                --ngpu "$((ngpu > 0 ? 1 : 0))" ${paths_args}
+    extract_jobs mtkd_extract_paths "${paths_dir}/log/extract_paths" \
+        --asr_exp "${kd_teacher_exp}" --model_file "${kd_teacher_model}" \
+        --data_dir "${dumpdir}/raw/${kd_train_set}${_sp}" \
+        --shape_dir "${mtkd_stats_dir}" --out_dir "${paths_dir}" ${paths_args}
 }
 
 # Stage 11: a random decoder's gradients, at a learning rate that suits it, undo the

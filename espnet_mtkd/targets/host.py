@@ -1,0 +1,34 @@
+"""Results on their way from a device to main memory."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+
+class HostCopy:
+    """Copies tensors to main memory; the device and its caller go on meanwhile.
+
+    Args:
+        tensors: name -> tensor, all on one device.
+    """
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]):
+        self._event = None
+        if any(x.is_cuda for x in tensors.values()):
+            self._tensors = {
+                name: torch.empty_like(x, device="cpu", pin_memory=True).copy_(
+                    x, non_blocking=True
+                )
+                for name, x in tensors.items()
+            }
+            self._event = torch.cuda.Event()
+            self._event.record()
+        else:
+            self._tensors = {name: x.cpu() for name, x in tensors.items()}
+
+    def wait(self) -> dict[str, np.ndarray]:
+        """The arrays, once they have arrived; any thread may wait."""
+        if self._event is not None:
+            self._event.synchronize()
+        return {name: x.numpy() for name, x in self._tensors.items()}
