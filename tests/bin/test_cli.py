@@ -21,8 +21,8 @@ FLAGS = {
     "mtkd_doctor": "teachers data_dir out_dir nj list_upstreams",
     "mtkd_extract": "teachers data_dir shape_dir out_dir form num_codebooks exact "
     "batch_seconds shard_bytes ngpu dtype rank world_size nj info verify",
-    "mtkd_extract_paths": "asr_exp model_file data_dir shape_dir out_dir num_tokens exact "
-    "batch_seconds ngpu rank world_size nj",
+    "mtkd_extract_paths": "asr_exp model_file data_dir shape_dir out_dir num_tokens "
+    "exact batch_seconds ngpu rank world_size nj",
     "mtkd_fetch_whisper": "model out_dir source decoder",
     "mtkd_format_audio": "data_dir out_dir channel min_duration max_duration cut "
     "perturbed nj",
