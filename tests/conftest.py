@@ -41,7 +41,8 @@ WHOLE = (
     *(f"{x}/test_remedies.py" for x in ("targets", "teachers", "training")),
     *("test_what_messages_on", "test_paths_that_are_not_there", "test_paths_of_"),
     *("tests/training/test_trainer.py", "tests/targets/test_drift.py"),
-    "tests/training/test_memory.py",
+    "tests/training/test_amp.py",
+    *("tests/training/test_memory.py", "tests/targets/test_precision.py"),
     *("test_utterances_without_a_path_are_taken_out", "test_a_reference_is_whole"),
 )
 

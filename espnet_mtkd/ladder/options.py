@@ -56,7 +56,8 @@ class Options:
                 if heading.startswith(SHARED):
                     shared.add(match[1])
         self.pretraining = (shared | ALSO) - TOKENS - LATER
-        self.data = (shared | ALSO | {"dumpdir"}) - LATER - {"mtkd_args"}
+        self.data = (shared | ALSO | {"dumpdir"}) - LATER
+        self.data -= {"mtkd_args", "teacher_dtype"}
         self.data -= {"train_config", "unlabelled_ratio", "feats_normalize"}
 
     def check_name(self, name: str, where: str) -> None:

@@ -127,7 +127,10 @@ class DistillationObjective(nn.Module):
         return nn.ModuleList(build() for _ in self.blocks)
 
     def forward(self, h, h_lengths, targets: dict, utt_ids=None, num_frames=None):
-        """Loss of one batch.
+        """Loss of one batch, in fp32 also under autocast.
+
+        Half precision is for the encoder: heads are a small part of a step, and what
+        they predict, and its distance summed over frames, would be rounded.
 
         Args:
             h: encoder output (B, T, D); where `blocks` names some, a list of their
@@ -148,6 +151,12 @@ class DistillationObjective(nn.Module):
             DataError: teacher and student frames do not belong together.
         """
         hs = [h] if isinstance(h, torch.Tensor) else list(h)
+        with torch.autocast(hs[0].device.type, enabled=False):
+            hs = [h_BTD.float() for h_BTD in hs]
+            return self._forward(hs, h_lengths, targets, utt_ids, num_frames)
+
+    def _forward(self, hs: list, h_lengths, targets: dict, utt_ids, num_frames):
+        """See `forward`; a list of outputs, in fp32."""
         # What lies behind an utterance may be anything, NaN included, and would reach
         # the heads' gradients through a product with 0.
         index_T = torch.arange(hs[0].size(1), device=h_lengths.device)

@@ -31,6 +31,15 @@ def add_distillation_arguments(group) -> None:
         "MB per process; 0 computes them in every epoch",
     )
     group.add_argument(
+        "--teacher_dtype",
+        type=str,
+        default="float32",
+        choices=["float32", "bfloat16", "float16"],
+        help="Of the live teachers' computation; the targets are float32 in any case. "
+        "Another type than float32 is compared with it before the first step, and a "
+        "teacher that is off by more than 10 %% is refused",
+    )
+    group.add_argument(
         "--targets_dir",
         type=str_or_none,
         default=None,

@@ -132,7 +132,8 @@ class ESPnetMTKDModel(AbsESPnetModel):
         stats["loss"] = self.objective.weighted_mean(stats)
         if unused is not None:
             # Each parameter gets a gradient, which DDP waits for; this one is 0.
-            loss = loss + 0.0 * unused.sum()
+            # (A sum in half precision could be infinite, and 0 times that is NaN.)
+            loss = loss + 0.0 * unused.float().sum()
         if "is_unlabelled" in kwargs:
             # None is left out of the epoch's mean.
             unlabelled = bool(kwargs["is_unlabelled"])

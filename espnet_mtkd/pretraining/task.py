@@ -5,6 +5,7 @@ import logging
 import math
 from pathlib import Path
 
+import torch
 from espnet2.tasks.abs_task import AbsTask
 from espnet2.torch_utils.initialize import initialize
 from espnet2.train.collate_fn import CommonCollateFn
@@ -38,7 +39,7 @@ from espnet_mtkd.student.frames import describe_alignment, describe_latency
 from espnet_mtkd.targets.teacher import CachedTeacher
 from espnet_mtkd.teachers.base import parse_teachers
 from espnet_mtkd.teachers.memory import TargetMemory
-from espnet_mtkd.teachers.s3prl import TeacherPool
+from espnet_mtkd.teachers.s3prl import S3PRLTeacher, TeacherPool
 from espnet_mtkd.training.schedule import AutomaticSteps
 
 ITERATOR_TYPES = ("sequence", "category", "none", None)  # none: of the caller's own
@@ -209,12 +210,23 @@ def load_teachers(args: argparse.Namespace, configs):
         ConfigError, TargetStoreError: see `S3PRLTeacher` and `CachedTeacher`.
     """
     if args.targets_dir is None:
-        return TargetMemory(TeacherPool(configs), args.teacher_memory_mb * 10**6)
+
+        def load(config):
+            teacher = S3PRLTeacher(config)
+            teacher.dtype = getattr(torch, teacher_dtype(args))
+            return teacher
+
+        return TargetMemory(TeacherPool(configs, load), args.teacher_memory_mb * 10**6)
     as_codes = args.target_type == "codes"
     with_codes = objective_options(args)["loss"].codes > 0
     return TeacherPool(
         configs, lambda c: CachedTeacher(c, args.targets_dir, as_codes, with_codes)
     )
+
+
+def teacher_dtype(args: argparse.Namespace) -> str:
+    """Of live teachers; a config of an earlier version names none."""
+    return getattr(args, "teacher_dtype", "float32")
 
 
 def objective_options(args: argparse.Namespace) -> dict:
@@ -336,6 +348,12 @@ def check_config(args: argparse.Namespace) -> None:
         raise ConfigError(
             f"{asked}: expected --targets_dir with stored codes "
             "(run mtkd_extract --form codes): live teachers give embeddings"
+        )
+    if args.targets_dir is not None and teacher_dtype(args) != "float32":
+        raise ConfigError(
+            f"--teacher_dtype: expected float32 beside --targets_dir, found "
+            f"{args.teacher_dtype}: no teacher runs in this training: leave it out, or "
+            "extract with mtkd_extract --dtype (mtkd.sh: --extract_args)"
         )
     if asked and args.align != "concat":
         raise ConfigError(

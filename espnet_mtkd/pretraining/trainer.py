@@ -17,6 +17,7 @@ from espnet_mtkd.pretraining.check import (
     data_sets,
 )
 from espnet_mtkd.targets.drift import check_teachers
+from espnet_mtkd.targets.precision import check_live_precision
 from espnet_mtkd.training.position import length_of
 from espnet_mtkd.training.schedule import is_first_process
 from espnet_mtkd.training.trainer import SurvivingTrainer
@@ -35,7 +36,8 @@ class MTKDTrainer(SurvivingTrainer):
         Raises:
             NonFiniteError: see `SurvivingTrainer.run`.
             ConfigError, DataError, TargetStoreError: see `check_accumulation`,
-                `check_data` and `check_teachers`, which come before the first step.
+                `check_data`, `check_teachers` and `check_live_precision`, which come
+                before the first step.
         """
         checkpoint = Path(trainer_options.output_dir) / "checkpoint.pth"
         resumes = trainer_options.resume and checkpoint.exists()
@@ -46,12 +48,12 @@ class MTKDTrainer(SurvivingTrainer):
         num_batches = length_of(first)
         if num_batches is not None:
             check_accumulation(num_batches, trainer_options.accum_grad)
-        if not resumes and not model.objective.is_standardized:
-            fit_standardizers(
-                model,
-                cls.checked(first, trainer_options),
-                "cuda" if trainer_options.ngpu > 0 else "cpu",
-            )
+        device = "cuda" if trainer_options.ngpu > 0 else "cpu"
+        if not resumes:
+            batches = cls.checked(first, trainer_options)
+            check_live_precision(model.teachers, batches, device)
+            if not model.objective.is_standardized:
+                fit_standardizers(model, batches, device)
         super().run(
             model=model,
             train_iter_factory=train_iter_factory,

@@ -32,6 +32,9 @@ def check_teachers(teachers, folder: Path, resumes: bool) -> None:
         write_atomically(path, json.dumps(found, indent=1).encode())
         return
     began_with = json.loads(path.read_text(encoding="utf-8"))
+    for described in began_with.values():
+        if "stored" not in described:  # by a version that had no other data type
+            described.setdefault("dtype", "float32")
     for name in [*began_with, *(n for n in found if n not in began_with)]:
         if name not in began_with or name not in found:
             field = f"expected {sorted(began_with)}, found {sorted(found)}"
@@ -50,7 +53,8 @@ def _describe(teacher) -> dict:
         folders = [store.folder for store in teacher.stores]
         return {"stored": {f.name: sha256_of(f / MANIFEST) for f in folders}}
     fingerprint = teacher_fingerprint(teacher)
-    return {k: v for k, v in fingerprint.items() if k != "versions"}
+    del fingerprint["versions"]
+    return {**fingerprint, "dtype": str(teacher.dtype).removeprefix("torch.")}
 
 
 def _difference(expected: dict, found: dict) -> str | None:

@@ -180,10 +180,25 @@ def check_precision(teacher, batch, speech) -> None:
     teacher.dtype = dtype
     for spec in teacher.targets:
         x, y = (torch.cat([row[spec.name] for row in rows]) for rows in (exact, found))
-        error = standardised_error(x, y)
-        if not error <= MAX_LOW_PRECISION_ERROR:
-            raise ConfigError(
-                f"teacher '{teacher.config.name}': '{spec.name}' in {dtype} is off by "
-                f"{error:.1%} from float32 (at most {MAX_LOW_PRECISION_ERROR:.0%} is "
-                "accepted): use --dtype float32"
-            )
+        check_difference(teacher, spec.name, x, y, "--dtype")
+
+
+def check_difference(teacher, target: str, exact_NE, found_NE, option: str) -> None:
+    """Refuse a target that the teacher's data type has made another one.
+
+    Args:
+        teacher: with `config` and `dtype`.
+        target: its name.
+        exact_NE, found_NE: (N, E) frames of it in float32 and in that type.
+        option: by which the type was given.
+
+    Raises:
+        ConfigError: naming teacher, target and error.
+    """
+    error = standardised_error(exact_NE, found_NE)
+    if not error <= MAX_LOW_PRECISION_ERROR:  # NaN neither
+        raise ConfigError(
+            f"teacher '{teacher.config.name}': '{target}' in {teacher.dtype} is off by "
+            f"{error:.1%} from float32 (at most {MAX_LOW_PRECISION_ERROR:.0%} is "
+            f"accepted): use {option} float32"
+        )

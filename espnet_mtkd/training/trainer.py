@@ -96,7 +96,7 @@ class SurvivingTrainer(Trainer):
         for optimizer, values in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(values)
         load_schedulers(schedulers, state["schedulers"])
-        if scaler is not None and state["scaler"] is not None:
+        if scaler is not None and state["scaler"]:  # (empty: of AMP without a GPU)
             scaler.load_state_dict(state["scaler"])
         if cls.saves.rank == 0:
             options = cls.saves.options
@@ -123,6 +123,10 @@ class SurvivingTrainer(Trainer):
         **kwargs,
     ):
         """ESPnet's epoch, from where it was saved."""
+        if scaler is not None and not scaler.is_enabled():
+            # Of --use_amp without a GPU. ESPnet leaves it to the scaler not to step
+            # where a gradient is not finite, and this one steps.
+            scaler = None
         saves = cls.saves
         position, saves.position = saves.position, None
         if position is not None and position["epoch"] != reporter.get_epoch():
@@ -163,7 +167,8 @@ class SurvivingTrainer(Trainer):
             watch.close()
         # Of the whole epoch, so no mean over its steps.
         reporter.stats["skipped_steps"] = [Average(float(watch.num_skipped))]
-        return none_was_valid and position is None
+        # (Where none was a fault, it is the scaler that still looks for its scale.)
+        return none_was_valid and position is None and watch.num_skipped > 0
 
     @classmethod
     def validate_one_epoch(cls, model, iterator, reporter, **kwargs):

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from espnet_mtkd.errors import NonFiniteError, name_ten
+from espnet_mtkd.objective.sample import num_processes
 from espnet_mtkd.training.checkpoints import save
 
 MAX_IN_A_ROW = 10
@@ -26,14 +27,17 @@ class StepWatch:
     finite, but not the buffers, which the forward pass has changed by then: running
     means of batch normalisation stay NaN for good. Here they are put back.
 
+    A gradient scaler looks for its scale by trying: a gradient that overflows behind a
+    finite loss is skipped, and the next is scaled by less. That is no fault, unless the
+    scale is below 1 already. A loss that is not finite is one, whatever the scale.
+
     Args:
-        model: that is trained.
+        model: that is trained; gives (loss, statistics, weight), as ESPnet's do.
         optimizers: of the training.
         folder: of the training.
         num_batches: of the epoch, None where nobody knows.
         accum_grad: batches of a step.
-        scaler: `GradScaler` or None; what it skips while it looks for a scale is no
-            fault.
+        scaler: `GradScaler`, which is enabled, or None.
         writes: whether batches are written; one process of several does.
     """
 
@@ -48,15 +52,21 @@ class StepWatch:
         self.accum_grad, self.writes = accum_grad, writes
         self.num_skipped = self.num_in_a_row = 0
         self._group, self._buffers, self._stepped = [], [], False
+        self._losses = []  # of the group, left on their device
         self._handles = [o.register_step_post_hook(self._note) for o in optimizers]
+        self._handles.append(model.register_forward_hook(self._keep_loss))
 
     def close(self) -> None:
-        """Leave the optimisers alone."""
+        """Leave model and optimisers alone."""
         for handle in self._handles:
             handle.remove()
 
     def _note(self, *_) -> None:
         self._stepped = True
+
+    def _keep_loss(self, model, inputs, result) -> None:
+        loss = result["loss"] if isinstance(result, dict) else result[0]
+        self._losses.append(loss.detach())
 
     @torch.no_grad()
     def before(self, utt_ids, batch) -> None:
@@ -64,6 +74,7 @@ class StepWatch:
         if not self._group:
             self._buffers = [(b, b.clone()) for b in self.model.buffers()]
             self._stepped = False
+            self._losses.clear()
         self._group.append((utt_ids, batch))
 
     @torch.no_grad()
@@ -76,13 +87,15 @@ class StepWatch:
         if len(self._group) < self.accum_grad:
             return
         group, self._group = self._group, []
+        if not self._losses:  # ESPnet's --no_forward_run, which tries the loaders alone
+            return
         self.num_seen += 1
         if self._stepped:
             self.num_in_a_row = 0
             return
         for buffer, value in self._buffers:
             buffer.copy_(value)
-        if self.scaler is not None and self.scaler.get_scale() >= 1.0:
+        if self._is_search_for_a_scale():
             return
         self.num_skipped += 1
         self.num_in_a_row += 1
@@ -105,6 +118,19 @@ class StepWatch:
                 f"{name_ten(utts)}; their batches are in {self.folder / 'nonfinite'}: "
                 + what_to_do(self.folder)
             )
+
+    def _is_search_for_a_scale(self) -> bool:
+        """Whether the scaler alone is to blame for a skipped step, in all processes.
+
+        Gradients are the sum of all processes', so that all skip, and all come here.
+        """
+        if self.scaler is None or self.scaler.get_scale() < 1.0:
+            return False
+        losses = torch.stack([loss.float().sum() for loss in self._losses])
+        is_bad = (~losses.isfinite().all()).to(torch.int32)
+        if num_processes() > 1:
+            torch.distributed.all_reduce(is_bad, torch.distributed.ReduceOp.MAX)
+        return not bool(is_bad)
 
     def _dump(self, group) -> Path | None:
         folder = self.folder / "nonfinite"

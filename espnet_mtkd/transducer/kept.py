@@ -76,7 +76,7 @@ class KeptTeachers(nn.Module):
         return self.weight > 0 if self.training else self.reports_validation
 
     def forward(self, h, h_lengths, speech, speech_lengths, utt_id, num_samples=None):
-        """The kept loss of one batch, in fp32 also under autocast.
+        """The kept loss of one batch, see `DistillationObjective`.
 
         Args:
             h, h_lengths: what the objective takes of the encoder, and its frames.
@@ -91,12 +91,10 @@ class KeptTeachers(nn.Module):
             TargetStoreError, DataError: see `CachedTeacher` and
                 `DistillationObjective`.
         """
-        with torch.autocast(speech.device.type, enabled=False):
-            num_samples = torch.tensor(num_samples or speech_lengths.tolist())
-            speech = speech[:, : max(num_samples.tolist())]
-            targets = self.teachers(speech, num_samples, utt_id)
-            h = h.float() if isinstance(h, torch.Tensor) else [x.float() for x in h]
-            return self.objective(h, h_lengths, targets, utt_id)
+        num_samples = torch.tensor(num_samples or speech_lengths.tolist())
+        speech = speech[:, : max(num_samples.tolist())]
+        targets = self.teachers(speech, num_samples, utt_id)
+        return self.objective(h, h_lengths, targets, utt_id)
 
     def name_ids(self, utt_ids: list[str]) -> list[str]:
         """Ids of the training (or validation) set as the teachers know them."""

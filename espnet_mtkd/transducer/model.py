@@ -1,6 +1,9 @@
 """ESPnet's ASR model while it is trained: path distillation, kept teachers, slices.
 
 What it saves is a stock ESPnet model: heads of kept teachers are no part of its files.
+Under autocast encoder, decoder and CTC are computed in half precision, but features,
+the joint network and all that follows it in fp32: a logit of 20 in bf16 is off by up to
+0.06, and over a path's nodes that adds up.
 """
 
 import dataclasses
@@ -156,6 +159,16 @@ class ESPnetMTKDTransducerModel(ESPnetASRModel):
         self._batch = self._kd_loss = self._encoded = None
         return loss, stats, weight
 
+    def _extract_feats(self, speech, speech_lengths):
+        """As `ESPnetASRModel._extract_feats`, without autocast on any device.
+
+        ESPnet asks for that on CUDA alone.
+        """
+        if self.autocast_frontend:
+            return super()._extract_feats(speech, speech_lengths)
+        with torch.autocast(speech.device.type, enabled=False):
+            return super()._extract_feats(speech, speech_lengths)
+
     def encode(self, speech, speech_lengths):
         """As `ESPnetASRModel.encode`; the output is there for the kept teachers too."""
         if self.kept is None:
@@ -205,27 +218,27 @@ class ESPnetMTKDTransducerModel(ESPnetASRModel):
         )
         self.decoder.set_device(encoder_out.device)
         decoder_out = self.decoder(decoder_in)
-        if self.is_sliced:
-            loss = sliced_transducer_loss(
-                self.joint_network,
-                self.criterion_transducer,
-                encoder_out,
-                decoder_out,
-                target,
-                t_len,
-                u_len,
-            )
-        else:
-            joint_out = self.joint_network(
-                encoder_out.unsqueeze(2), decoder_out.unsqueeze(1)
-            )
-            loss = self.criterion_transducer(joint_out, target, t_len, u_len)
-        if self.training and self.paths is not None:
-            self._kd_loss = self.path_kd(encoder_out, t_len, decoder_out, target, u_len)
+        with torch.autocast(encoder_out.device.type, enabled=False):
+            dtype = self.joint_network.lin_out.weight.dtype
+            h_BTD, g_BUD = encoder_out.to(dtype), decoder_out.to(dtype)
+            loss = self._lattice_loss(h_BTD, g_BUD, target, t_len, u_len)
+            if self.training and self.paths is not None:
+                self._kd_loss = self.path_kd(h_BTD, t_len, g_BUD, target, u_len)
         cer = wer = None
         if not self.training and self.error_calculator_trans is not None:
             cer, wer = self.error_calculator_trans(encoder_out, target)
         return loss, cer, wer
+
+    def _lattice_loss(self, h_BTD, g_BUD, target, t_len, u_len):
+        """The transducer loss, in slices or of all logits at once."""
+        joint, criterion = self.joint_network, self.criterion_transducer
+        if self.is_sliced:
+            return sliced_transducer_loss(
+                joint, criterion, h_BTD, g_BUD, target, t_len, u_len
+            )
+        return criterion(
+            joint(h_BTD.unsqueeze(2), g_BUD.unsqueeze(1)), target, t_len, u_len
+        )
 
     def path_kd(self, h_BTD, num_frames_B, g_BUD, labels_BU, num_labels_B):
         """Distance to the teacher at its nodes: T + U joint evaluations an utterance.

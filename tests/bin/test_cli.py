@@ -42,7 +42,8 @@ FLAGS = {
     "max_compression max_repeats min_chars_per_second max_chars_per_second reference",
     "mtkd_upload": "archive hf_repo dry_run out_dir private ignore_names",
     # beside all of ESPnet's
-    "mtkd_train": "teachers student_config teacher_memory_mb targets_dir target_type "
+    "mtkd_train": "teachers student_config teacher_memory_mb teacher_dtype targets_dir "
+    "target_type "
     "unlabelled_wav_scp unlabelled_shape_file unlabelled_ratio align target_delay "
     "loss_conf objective_conf mask_conf noise_conf init frontend frontend_conf "
     "specaug specaug_conf "

@@ -78,6 +78,7 @@ PLACES = {
 # Tested by themselves, below: which stages are asked for, and what they run with.
 OTHERS = set("stage stop_stage dry_run ngpu python skip_upload_hf test_sets".split())
 OTHERS |= {"speed_perturb_factors", "pseudo_text", "pseudo_whisper", "transcribe_args"}
+OTHERS |= {"teacher_dtype"}
 
 
 def closure(stages: set[int]) -> set[int]:
@@ -130,6 +131,7 @@ def test_the_ladder_knows_which_options_decide_stage_1_and_the_data():
     assert expected <= found.pretraining
     # (fs has two names for one value; targets_dir is where they are)
     more = {"encoder", "speed_perturb_factors", "fs", "targets_dir", "asr_config"}
+    more |= {"teacher_dtype"}
     assert found.pretraining <= expected | more
     expected = {x for x in of_a_row if deciding[x] & {*range(1, 9)}}
     assert expected - {"unlabelled_ratio"} <= found.data
@@ -238,6 +240,28 @@ def test_kept_teachers_that_mean_nothing_are_refused_at_once(recipe, options, me
     result = run(recipe, **options)
     assert result.returncode == 2 and message in result.stdout
     assert calls(recipe) == []
+
+
+@pytest.mark.remedy("--teacher_dtype: expected nothing with --teacher_mode")
+def test_the_data_type_of_live_teachers_is_stage_9s(recipe):
+    options = dict(mtkd_tag="m", asr_tag="a")
+    assert run(recipe, **options).returncode == 0
+    calls(recipe)
+    changed = dict(options, teacher_dtype="bfloat16")
+    found = planned(run(recipe, **changed, dry_run="true"))
+    assert found == closure({9}) - {14}  # (packing is not asked for)
+    result = run(recipe, teacher_dtype="bfloat16", stop_stage="9")
+    assert result.returncode == 0, result.stdout[-2000:]
+    (line,) = [x for x in calls(recipe) if "mtkd_train" in x]
+    assert "--teacher_dtype bfloat16" in line and "_bfloat16 " in line
+    result = run(recipe, teacher_dtype="bf16")
+    assert result.returncode == 2 and "expected float32 or bfloat16" in result.stdout
+    cached = dict(teacher_mode="cached", stop_stage="9")
+    result = run(recipe, **cached, teacher_dtype="bfloat16")
+    assert result.returncode == 2
+    remedy = 'give --extract_args "--dtype bfloat16" instead'
+    assert remedy in result.stdout
+    assert run(recipe, **cached, extract_args="--dtype bfloat16").returncode == 0
 
 
 @pytest.mark.parametrize("name", ["wav.scp", "text", "audio"])

@@ -1,5 +1,6 @@
 """A resumed training has the teachers that it began with."""
 
+import json
 import shutil
 
 import builders
@@ -38,6 +39,23 @@ def test_other_weights_at_the_same_path_are_refused(stage1_command, teachers, tm
     mtkd_train.main([other if word == own else word for word in command])
     shutil.rmtree(tmp_path / "whisper")
     kept.rename(tmp_path / "whisper")
+    again(command)
+
+
+def test_another_data_type_is_another_teacher(stage1_command, teachers, tmp_path):
+    """And one that an earlier version trained with is float32."""
+    command = stage1_command(tmp_path / "exp", teachers)
+    mtkd_train.main(command)
+    other = [*command, "--teacher_dtype", "bfloat16"]
+    told = "dtype: expected 'float32', found 'bfloat16'"
+    with pytest.raises(ConfigError, match=told):
+        again(other)
+    path = tmp_path / "exp/teachers.json"
+    written = json.loads(path.read_text())
+    assert written["whisper"].pop("dtype") == "float32"
+    path.write_text(json.dumps(written))
+    with pytest.raises(ConfigError, match=told):
+        again(other)
     again(command)
 
 

@@ -2,22 +2,32 @@
 
 import copy
 import logging
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from espnet2.train.reporter import SubReporter
+from torch.amp import GradScaler
 
 from espnet_mtkd.errors import NonFiniteError
 from espnet_mtkd.training.checkpoints import read
 from espnet_mtkd.training.watch import StepWatch, check_validation
 
 
+class Net(torch.nn.Sequential):
+    """Its loss, as ESPnet's models give it; a last factor that only gradients have."""
+
+    slope = 1.0
+
+    def forward(self, x):
+        loss = super().forward(x).square().mean()
+        return loss + self.slope * (loss - loss.detach()), {}, None
+
+
 def net():
     torch.manual_seed(0)
-    return torch.nn.Sequential(
-        torch.nn.Linear(4, 6), torch.nn.BatchNorm1d(6), torch.nn.Linear(6, 2)
-    )
+    return Net(torch.nn.Linear(4, 6), torch.nn.BatchNorm1d(6), torch.nn.Linear(6, 2))
 
 
 def batches(num: int):
@@ -33,10 +43,16 @@ def train(model, data, folder, num_steps=1000, accum_grad=1, scaler=None):
     )
     for i, x in enumerate(data, 1):
         watch.before([f"utt{i}"], {"speech": x})
-        model(x).square().mean().backward()
+        loss = model(x)[0]
+        (loss if scaler is None else scaler.scale(loss)).backward()
         if i % accum_grad == 0:
+            if scaler is not None:
+                scaler.unscale_(optimizer)
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-            if norm.isfinite():
+            if scaler is not None:
+                scaler.step(optimizer)
+                scaler.update()
+            elif norm.isfinite():
                 optimizer.step()
             optimizer.zero_grad()
         watch.after()
@@ -103,20 +119,52 @@ def test_three_batches_are_kept_and_no_more(tmp_path):
     ]
 
 
+def scaler_of(scale: float) -> GradScaler:
+    return GradScaler("cpu", init_scale=scale)
+
+
 def test_the_search_for_a_scale_is_no_fault(tmp_path):
-    class Scaler:
-        """What `GradScaler` says of its scale."""
-
-        def __init__(self, scale):
-            self.get_scale = lambda: scale
-
-    bad = [torch.full((5, 4), float("inf"))] * 12
-    model = net()
+    """Gradients overflow behind finite losses, until the scale is small enough."""
+    model, scaler = net(), scaler_of(2.0**20)
+    model.slope = 3e38 / 2.0**10  # 10 halvings from where it begins to fit
     before = copy.deepcopy(model.state_dict())
-    assert train(model, bad, tmp_path, scaler=Scaler(32.0)).num_skipped == 0
+    assert train(model, batches(8), tmp_path, scaler=scaler).num_skipped == 0
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-    with pytest.raises(NonFiniteError):
-        train(net(), bad, tmp_path, scaler=Scaler(0.5))
+    assert scaler.get_scale() == 2.0**12
+
+
+def test_a_gradient_that_no_scale_helps_is_a_fault(tmp_path):
+    model, scaler = net(), scaler_of(4.0)
+    model.slope = math.inf
+    with pytest.raises(NonFiniteError, match="10 of 1000 steps"):
+        train(model, batches(40), tmp_path, scaler=scaler)
+    assert scaler.get_scale() < 1
+
+
+def test_a_bad_loss_is_a_fault_whatever_the_scale(tmp_path, caplog):
+    bad = torch.full((5, 4), float("nan"))
+    data, scaler = batches(6), scaler_of(2.0**16)
+    watch = train(net(), [*data[:2], bad, *data[2:]], tmp_path, scaler=scaler)
+    assert watch.num_skipped == 1 and "utterances: utt3" in caplog.text
+    with pytest.raises(NonFiniteError, match="10 of 1000 steps"):
+        train(net(), [bad] * 12, tmp_path, scaler=scaler)
+
+
+def test_one_bad_loss_of_those_accumulated_is_a_fault(tmp_path):
+    bad = torch.full((5, 4), float("nan"))
+    data = [*batches(2), bad, *batches(3)]
+    watch = train(net(), data, tmp_path, 1000, 2, scaler=scaler_of(2.0**16))
+    assert watch.num_skipped == 1
+
+
+def test_without_forward_passes_nothing_is_a_fault(tmp_path):
+    """ESPnet's --no_forward_run."""
+    model = net()
+    watch = StepWatch(model, [], tmp_path, 1000, 1, None, writes=True)
+    for i, x in enumerate(batches(20)):
+        watch.before([f"utt{i}"], {"speech": x})
+        watch.after()
+    assert watch.num_skipped == 0
 
 
 def test_a_validation_loss_that_is_not_finite_is_named():

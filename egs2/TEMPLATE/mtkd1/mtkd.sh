@@ -112,6 +112,11 @@ if [ "${train_set}" = "${valid_set}" ] || [[ " ${test_sets} " = *" ${train_set} 
 fi
 is_one_of encoder conformer contextual_block_conformer
 is_one_of teacher_mode live cached
+if [ -n "${teacher_dtype}" ]; then
+    is_one_of teacher_dtype float32 bfloat16 float16
+    [ "${teacher_mode}" = live ] || fail "--teacher_dtype: expected nothing with --teacher_mode" \
+        "cached, found '${teacher_dtype}': give --extract_args \"--dtype ${teacher_dtype}\" instead"
+fi
 is_one_of feats_normalize global_mvn utterance_mvn
 is_one_of token_type bpe char
 is_one_of audio_format flac wav
@@ -242,6 +247,7 @@ test_set_name() { [ "$1" = "${valid_set}" ] && echo "org/$1" || echo "$1"; }
 if [ -z "${mtkd_tag}" ]; then
     mtkd_tag=${_student}_${_teachers}
     [ "${teacher_mode}" = live ] || mtkd_tag+=_cached$(_args_tag "${extract_args}")
+    [ -z "${teacher_dtype}" ] || mtkd_tag+=_${teacher_dtype}
     [ -z "${unlabelled_sets}" ] || mtkd_tag+=_unlabelled
     for dset in ${unlabelled_sets}; do mtkd_tag+=_${unlabelled_name[${dset}]}; done
     mtkd_tag+=$(_args_tag "${mtkd_args}")${_seed}
@@ -380,6 +386,7 @@ done
 [ "${token_type}" != bpe ] || depends[5]+=" nbpe bpemode"
 [ -z "${unlabelled_sets}" ] || depends[9]+=" unlabelled_ratio"
 [ "${teacher_mode}" = live ] || depends[9]+=" stage:8"
+[ -z "${teacher_dtype}" ] || depends[9]+=" teacher_dtype"
 [ "${teachers}" = none ] || depends[11]+=" stage:9 pretrained_checkpoint head_args finetune_args"
 [ -z "${keep_teachers}" ] || depends[11]+=" keep_teachers"
 if [ -n "${pseudo_whisper}" ]; then
@@ -573,6 +580,7 @@ pretrain() {
     normalize=$(normalize_args)
     local dset inputs=()
     [ "${teacher_mode}" = live ] || inputs+=(--targets_dir "${targets_dir}")
+    [ -z "${teacher_dtype}" ] || inputs+=(--teacher_dtype "${teacher_dtype}")
     if [ ${#_unlabelled[@]} -gt 0 ]; then
         inputs+=(--unlabelled_ratio "${unlabelled_ratio}" --unlabelled_wav_scp)
         for dset in "${_unlabelled[@]}"; do inputs+=("${dset}/wav.scp"); done
