@@ -35,7 +35,7 @@ def align(joint, h_TD, g_UD, labels, blank: int):
         log-probability (T, U) of the next label at each node, and whether all logits
         of its lattice are finite, (), bool: else the rest means nothing.
     """
-    blanks, nexts = zip(
+    blanks, nexts, are_finite = zip(
         *(
             lattice_planes(joint, *x, blank)
             for x in zip(h_TD, g_UD, labels, strict=True)
@@ -50,7 +50,7 @@ def align(joint, h_TD, g_UD, labels, blank: int):
     )
     nums = [len(h) + len(x) for h, x in zip(h_TD, labels, strict=True)]
     return [
-        (frames_BN[b, :n], positions_BN[b, :n], nexts[b], blanks[b].isfinite().all())
+        (frames_BN[b, :n], positions_BN[b, :n], nexts[b], are_finite[b])
         for b, n in enumerate(nums)
     ]
 
@@ -109,24 +109,30 @@ def lattice_planes(joint, h_TD, g_UD, labels_U, blank: int):
         blank: id.
 
     Returns:
-        blank_TU (T, U + 1) and label_TU (T, U), fp32.
+        blank_TU (T, U + 1) and label_TU (T, U), fp32, and whether all logits are
+        finite, (), bool.
     """
     size = num_logits(h_TD.device) // (len(g_UD) * joint.lin_out.out_features)
     planes = [
         two_planes(joint(part_TD[:, None], g_UD[None]), labels_U, blank)
         for part_TD in h_TD.split(max(1, size))
     ]
-    blank_TU, label_TU = (torch.cat(parts) for parts in zip(*planes, strict=True))
-    return blank_TU, label_TU
+    blanks, nexts, sums = zip(*planes, strict=True)
+    return torch.cat(blanks), torch.cat(nexts), torch.stack(sums).isfinite().all()
 
 
 def two_planes(logits_TUV, labels_U, blank: int):
-    """`lattice_planes` of logits (T, U + 1, V), which are overwritten."""
+    """Both planes of logits (T, U + 1, V), which are overwritten, and the logits' sum.
+
+    The sum is finite where all logits are. The planes do not tell: a token that can
+    never come, with a logit of -inf, leaves the normaliser as it is.
+    """
     logits_TUV = logits_TUV.float()
     T, columns, _ = logits_TUV.shape
     index_TU1 = labels_U[None, :, None].expand(T, columns - 1, 1)
     label_TU = logits_TUV[:, :-1].gather(2, index_TU1)[..., 0]
     blank_TU = logits_TUV[..., blank].clone()
+    logits_sum = logits_TUV.sum()
     highest_TU1 = logits_TUV.amax(2, keepdim=True)
     total_TU = logits_TUV.sub_(highest_TU1).exp_().sum(2).log_() + highest_TU1[..., 0]
-    return blank_TU - total_TU, label_TU - total_TU[:, :-1]
+    return blank_TU - total_TU, label_TU - total_TU[:, :-1], logits_sum

@@ -1,5 +1,7 @@
 """Codebooks: better than plain product quantisation, the same after a round trip."""
 
+import sys
+
 import faiss
 import pytest
 import torch
@@ -11,7 +13,10 @@ from espnet_mtkd.targets.quantizer import (
     dump_codebooks,
     read_codebooks,
     train_codebooks,
+    train_entries,
 )
+
+TENSORS = ("entries_MKE", "mean_E", "std_E")
 
 
 @pytest.fixture(scope="module")
@@ -63,17 +68,24 @@ def standardised(x):
     return (x - x.mean(0)) / x.std(0)
 
 
-def test_codes_are_those_of_faiss_by_its_own_codebooks(frames):
+@pytest.mark.parametrize("E", [20, 40, 80])
+@pytest.mark.parametrize("M", [4, 8, 16])
+def test_codes_are_those_of_faiss_by_its_own_codebooks(E, M):
     """But for frames with two sums that are equally near, to the last bits."""
-    x = standardised(frames)
-    quantizer = faiss_quantizer(24, 8)
-    quantizer.train(x[:2000].numpy())
-    expected = torch.from_numpy(quantizer.compute_codes(x[2000:].numpy()))
-    entries = torch.from_numpy(faiss.vector_to_array(quantizer.codebooks))
-    books = Codebooks(entries.view(8, 256, 24), torch.zeros(24), torch.ones(24))
-    found = books.encode(x[2000:])
+    generator = torch.Generator().manual_seed(E + M)
+    mixing = torch.randn(E // 2, E, generator=generator)
+    x = torch.randn(2600, E // 2, generator=generator) @ mixing
+    x = standardised(x + 0.3 * torch.randn(2600, E, generator=generator))
+    entries = train_entries(x[:2000], M)
+    quantizer = faiss_quantizer(E, M)
+    faiss.copy_array_to_vector(entries.numpy().ravel(), quantizer.codebooks)
+    quantizer.is_trained = True
+    x = x[2000:]
+    expected = torch.from_numpy(quantizer.compute_codes(x.numpy()))
+    books = Codebooks(entries, torch.zeros(E), torch.ones(E))
+    found = books.encode(x)
     assert (found == expected).all(1).float().mean() > 0.99
-    errors = [(books.decode(c) - x[2000:]).square().sum() for c in (found, expected)]
+    errors = [(books.decode(c) - x).square().sum() for c in (found, expected)]
     assert errors[0] < 1.01 * errors[1]
 
 
@@ -148,6 +160,16 @@ def test_frames_far_from_all_others_are_encoded_as_well(frames, trained):
     found = (decode(books.encode(x[:5])) - z[:5]).square().sum()
     best = (decode(torch.tensor(expected, dtype=torch.uint8)) - z[:5]).square().sum()
     assert found <= best * (1 + 1e-4)
+
+
+def test_without_faiss_all_but_training_goes_on(trained, frames, monkeypatch):
+    books = Codebooks(*(getattr(trained[0], x) for x in TENSORS))
+    expected = trained[0].encode(frames[:64])
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    assert torch.equal(books.encode(frames[:64]), expected)
+    assert books.measure(frames[:64])["error"] < 1
+    with pytest.raises(ConfigError, match="faiss is not importable .* --form fp16"):
+        train_codebooks(frames, 4)
 
 
 def test_decoding_is_the_sum_of_entries(trained):

@@ -42,9 +42,9 @@ def lattice(token_frames, num_frames: int, p_token: float, p_blank: float):
 
 def score_on_best_path(logits_TUV, labels):
     labels_U = torch.tensor(labels, dtype=torch.long)
-    planes = two_planes(logits_TUV.clone(), labels_U, 0)
-    frames, positions, _ = best_path(*planes)
-    return score_tokens(frames, positions, planes[1])
+    blank_TU, label_TU, _ = two_planes(logits_TUV.clone(), labels_U, 0)
+    frames, positions, _ = best_path(blank_TU, label_TU)
+    return score_tokens(frames, positions, label_TU)
 
 
 @pytest.mark.parametrize("seconds", [2, 4, 6, 30])
@@ -301,7 +301,7 @@ def test_a_reference_is_whole_and_makes_no_training_set(world, capsys):
 
 
 @pytest.mark.remedy("teacher transducer: expected finite logits")
-@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_teacher_whose_logits_mean_nothing_is_refused(world, tmp_path, capsys, value):
     """NaN would be a confidence of 1, and paths through a lattice of NaN."""
     exp = tmp_path / "exp/asr_teacher"

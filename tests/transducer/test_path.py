@@ -132,3 +132,24 @@ def test_stored_nodes_are_those_of_the_whole_lattice(monkeypatch, limit):
     nodes, logp = (torch.cat(parts) for parts in zip(*expected, strict=True))
     assert torch.equal(found[0], nodes)
     torch.testing.assert_close(found[1], logp, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("token", [0, 3, 9])  # the blank, a label, neither
+def test_a_lattice_with_one_logit_that_is_not_finite_is_named(token, value):
+    torch.manual_seed(2)
+    hs = [torch.randn(T, 10) for T in (9, 30, 4)]
+    gs = [torch.zeros(3, 10) for _ in hs]
+    labels = [torch.tensor([3, 1]) for _ in hs]
+    hs[1][17, token] = value
+
+    class Sum(torch.nn.Module):
+        """Of both inputs: so one logit can be chosen."""
+
+        lin_out = torch.nn.Linear(10, 10)
+
+        def forward(self, h, g):
+            return h + g
+
+    found = lattice_paths.align(Sum(), hs, gs, labels, 0)
+    assert [bool(x) for *_, x in found] == [True, False, True]
