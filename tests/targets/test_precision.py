@@ -123,7 +123,7 @@ def command(stage1_command, tmp_path):
     return make
 
 
-@pytest.mark.remedy("accepted): use {} float32", "use --teacher_dtype float32")
+@pytest.mark.remedy("accepted): use {} float32", "from float32 (at most")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_teacher_that_it_changes_is_refused_before_training(
     command, tmp_path, capsys, dtype
