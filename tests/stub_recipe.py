@@ -142,3 +142,8 @@ def calls(recipe: Path) -> list[str]:
     found = path.read_text().splitlines()
     path.write_text("")
     return found
+
+
+def extractions(lines: list[str]) -> list[str]:
+    """The calls that extract targets of teachers."""
+    return [x for x in lines if "mtkd_extract " in x and "--teachers" in x]

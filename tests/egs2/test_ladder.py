@@ -9,7 +9,7 @@ import time
 import builders
 import pytest
 import stub_recipe
-from stub_recipe import calls
+from stub_recipe import calls, extractions
 
 ROWS = "scratch teachers kd unlabelled pseudo"
 
@@ -80,8 +80,9 @@ def test_rows_beside_each_other_do_what_rows_after_each_other_do(recipe, tmp_pat
     found = calls(recipe), calls(other)
     assert trainings(found[1]) == EXPECTED
     assert sorted(trainings(found[0])) == sorted(EXPECTED)  # each once
-    for name in ("asr 10", "mtkd_extract_paths", "mtkd_extract --teachers", "asr 13"):
-        assert sum(name in x for x in found[0]) == sum(name in x for x in found[1])
+    for name in ("asr 10", "mtkd_extract_paths", "mtkd_extract ", "asr 13"):
+        numbers = [sum(name in x for x in lines) for lines in found]
+        assert numbers[0] == numbers[1] > 0
     assert report_words(found[0]) == report_words(found[1])
     again = ladder(recipe, jobs="2", **options)
     assert again.returncode == 0
@@ -137,10 +138,8 @@ def test_each_teacher_is_left_out(recipe):
     result = ladder(recipe, jobs="2", rows="teachers loo")
     assert result.returncode == 0, result.stdout[-3000:]
     lines = calls(recipe)
-    extracted = [x for x in lines if "mtkd_extract --teachers" in x]
-    assert {re.search(r"--out_dir (\S+)", x)[1] for x in extracted} == {
-        "exp/mtkd_targets"
-    }
+    folders = {re.search(r"--out_dir (\S+)", x)[1] for x in extractions(lines)}
+    assert folders == {"exp/mtkd_targets"}
     for name in ("tiny", "base"):
         assert f"asr_conformer_teachers_without_{name}" in trainings(lines)
         pair = f"--compare conformer: all teachers conformer: without {name} "

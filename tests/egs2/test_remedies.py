@@ -10,7 +10,7 @@ from pathlib import Path
 import builders
 import pytest
 import stub_recipe
-from stub_recipe import calls, run
+from stub_recipe import calls, extractions, run
 
 
 @pytest.fixture
@@ -381,9 +381,8 @@ def test_rows_of_other_audio(recipe):
         assert result.returncode == 0, result.stdout[-2000:]
         found = [x for x in calls(recipe) if "mtkd_report" not in x]
         if found:
-            for name in ("mtkd_extract --teachers", "mtkd_doctor"):
-                folders = {
-                    re.search(r"--out_dir (\S+)", x)[1] for x in found if name in x
-                }
+            doctors = [x for x in found if "mtkd_doctor" in x]
+            for lines in (extractions(found), doctors):
+                folders = {re.search(r"--out_dir (\S+)", x)[1] for x in lines}
                 assert len(folders) == 2
     assert found == [] and "Stage" in result.stdout

@@ -73,11 +73,13 @@ def test_jobs_of_one_word_run_one_at_a_time():
 
 
 def test_a_failure_stops_what_needs_it_and_nothing_else(capfd):
+    # The good one gets the place of the bad one, so the bad one ended first.
+    after_bad = "until grep -q good events; do sleep 0.1; done"
     jobs = [
         job("bad", "echo the reason; exit 4"),
         job("lost", needs=("bad",)),
         job("lost too", needs=("lost",)),
-        job("killed", "kill -9 $$"),
+        job("killed", f"{after_bad}; kill -9 $$"),
         job("good", "sleep 1"),
         job("good too", needs=("good",)),
     ]
