@@ -11,9 +11,14 @@ seconds of this process's CPU time, which other programs on the machine change l
 """
 
 import argparse
+import sys
 import time
+from pathlib import Path
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+from plain_path import plain_nodes  # noqa: E402
 
 BATCH, T, U = 8, 250, 60
 NUM_TOKENS = 8
@@ -22,42 +27,12 @@ BLANK = 0
 
 def one_by_one(joint, hs, gs, labels):
     """Nodes and log-probabilities, an utterance at a time."""
-    from espnet_mtkd.transducer.kd import choose_tokens
-
-    out = []
-    for h_TD, g_UD, labels_U in zip(hs, gs, labels, strict=True):
-        logp_TUV = joint(h_TD[:, None], g_UD[None]).log_softmax(2)
-        index = labels_U[None, :, None].expand(len(h_TD), -1, 1)
-        label_TU = logp_TUV[:, :-1].gather(2, index)[..., 0]
-        frames, positions = plain_best_path(logp_TUV[..., BLANK], label_TU)
-        following = torch.cat([labels_U, labels_U.new_tensor([-1])])[positions]
-        ids, logp = choose_tokens(
-            logp_TUV[frames, positions], BLANK, following, NUM_TOKENS
-        )
-        nodes = torch.cat([frames[:, None], positions[:, None], ids], 1)
-        out.append((nodes.int(), logp.half()))
+    out = [
+        plain_nodes(joint, *x, BLANK, NUM_TOKENS)
+        for x in zip(hs, gs, labels, strict=True)
+    ]
     nodes, logp = (torch.cat(parts) for parts in zip(*out, strict=True))
     return nodes, logp
-
-
-def plain_best_path(blank_TU, label_TU):
-    """Viterbi, a loop over the frames of one utterance."""
-    T, columns = blank_TU.shape
-    blank_TU, label_TU = blank_TU.double(), label_TU.double()
-    sums_TU = torch.cat([blank_TU.new_zeros(T, 1), label_TU.cumsum(1)], 1)
-    entries = torch.empty(T, columns, dtype=torch.long)
-    entry = blank_TU.new_full((columns,), -torch.inf)
-    entry[0] = 0.0
-    for t in range(T):
-        best, entries[t] = (entry - sums_TU[t]).cummax(0)
-        entry = best + sums_TU[t] + blank_TU[t]
-    frames, positions, u = [], [], columns - 1
-    for t in range(T - 1, -1, -1):
-        first = int(entries[t, u])
-        positions += range(u, first - 1, -1)
-        frames += [t] * (u - first + 1)
-        u = first
-    return torch.tensor(frames[::-1]), torch.tensor(positions[::-1])
 
 
 def joint_alone(joint, hs, gs, limit: int):

@@ -46,30 +46,17 @@ def build_student():
     return MTKDASRTask.build_model(argparse.Namespace(**args)).train()
 
 
-def random_path(logp_TUV, labels_U, num_tokens: int):
-    """Nodes and log-probabilities of the best path through random logits."""
-    from espnet_mtkd.transducer.kd import choose_tokens
-    from espnet_mtkd.transducer.path import best_path
-
-    index_TU1 = labels_U[None, :, None].expand(len(logp_TUV), -1, 1)
-    label_TU = logp_TUV[:, :-1].gather(2, index_TU1)[..., 0]
-    frames, positions, _ = best_path(logp_TUV[..., 0], label_TU)
-    next_label = torch.cat([labels_U, labels_U.new_tensor([-1])])[positions]
-    ids, logp = choose_tokens(logp_TUV[frames, positions], 0, next_label, num_tokens)
-    return torch.cat([frames[:, None], positions[:, None], ids], 1), logp
-
-
 def write_paths(folder: Path, labels, num_samples, num_frames, num_tokens: int):
     """A store of random paths for the batch."""
     from espnet_mtkd.targets.store import shard_name, write_manifest, write_shard
+    from espnet_mtkd.transducer.extract_paths import find_path
     from espnet_mtkd.transducer.paths import path_targets
 
     targets = path_targets(num_tokens, len(TOKENS), 640)
     rows = []
     for row, T in zip(labels, num_frames, strict=True):
-        logp = torch.randn(T, len(row) + 1, len(TOKENS)).log_softmax(2)
-        nodes, logp = random_path(logp, row, num_tokens)
-        nodes, logp = nodes.numpy().astype("uint16"), logp.half().numpy()
+        logits = torch.randn(T, len(row) + 1, len(TOKENS))
+        nodes, logp = find_path(logits, row.numpy(), 0, num_tokens)
         rows.append({"nodes": nodes, "logp": logp})
     folder.mkdir()
     write_shard(folder / shard_name(0), "", targets, rows)
@@ -77,7 +64,7 @@ def write_paths(folder: Path, labels, num_samples, num_frames, num_tokens: int):
         (f"u{i}", n, len(row["nodes"]))
         for i, (n, row) in enumerate(zip(num_samples, rows, strict=True))
     ]
-    fingerprint = {"model": "", "tokens": TOKENS}
+    fingerprint = {"model": "", "tokens": TOKENS, "num_tokens": num_tokens}
     write_manifest(folder, fingerprint, targets, [utts])
 
 
@@ -127,6 +114,7 @@ def loss_alone(T: int, U: int, V: int, num_rounds: int) -> None:
     """Print path against lattice, for one utterance."""
     from espnet2.asr_transducer.joint_network import JointNetwork
 
+    from espnet_mtkd.transducer.extract_paths import find_path
     from espnet_mtkd.transducer.kd import path_kd_loss
 
     torch.manual_seed(0)
@@ -135,7 +123,9 @@ def loss_alone(T: int, U: int, V: int, num_rounds: int) -> None:
     g = torch.randn(U + 1, 128, requires_grad=True)
     labels = torch.randint(1, V, (U,))
     teacher = torch.randn(T, U + 1, V)
-    nodes, logp = random_path(teacher.log_softmax(2), labels, 8)
+    nodes, logp = find_path(teacher, labels.numpy(), 0, 8)
+    nodes = torch.from_numpy(nodes.astype("int64"))
+    logp = torch.from_numpy(logp).float()
     teacher = teacher.softmax(2)
 
     def on_path():

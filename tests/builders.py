@@ -12,6 +12,7 @@ import numpy as np
 import soundfile
 import torch
 import yaml
+from torch.nn.utils.rnn import pad_sequence
 
 SAMPLE_RATE = 16000
 ROOT = Path(__file__).resolve().parents[1]
@@ -246,6 +247,18 @@ def build_data_dir(folder: Path, num_utts: int, seed: int) -> Path:
     (folder / "text").write_text("".join(text))
     (folder / "speech_shape").write_text("".join(shape))
     return folder
+
+
+def read_batch(corpus, num_utts: int = 3) -> dict:
+    """The first utterances of the corpus, as ESPnet's trainer gives them."""
+    lines = (corpus.train / "wav.scp").read_text().splitlines()[:num_utts]
+    utts, files = zip(*(line.split() for line in lines), strict=True)
+    waves = [torch.from_numpy(soundfile.read(f, dtype="float32")[0]) for f in files]
+    return dict(
+        speech=pad_sequence(waves, batch_first=True),
+        speech_lengths=torch.tensor([len(w) for w in waves]),
+        utt_id=list(utts),
+    )
 
 
 @torch.no_grad()

@@ -123,7 +123,6 @@ def check_frames(teacher, batch, checks: dict[str, np.ndarray]) -> None:
         ConfigError: the teacher gives values that are not finite.
         DataError: another number of frames than planned.
     """
-    ends = np.cumsum([utt.num_frames for utt in batch])
     for spec in teacher.targets:
         lengths_B = checks[f"{spec.name}.lengths"].tolist()
         for utt, num_frames in zip(batch, lengths_B, strict=True):
@@ -132,9 +131,8 @@ def check_frames(teacher, batch, checks: dict[str, np.ndarray]) -> None:
                     f"utterance {utt.utt}: '{spec.name}': expected {utt.num_frames} "
                     f"frames, found {num_frames}"
                 )
-        is_finite_N = checks[f"{spec.name}.finite"]
-        if not is_finite_N.all():
-            utt = batch[int(np.searchsorted(ends, is_finite_N.argmin(), side="right"))]
+        utt = first_bad(batch, checks[f"{spec.name}.finite"])
+        if utt is not None:
             raise ConfigError(
                 f"teacher '{teacher.config.name}': '{spec.name}' is not finite for "
                 f"utterance {utt.utt} in {teacher.dtype}"
@@ -144,6 +142,19 @@ def check_frames(teacher, batch, checks: dict[str, np.ndarray]) -> None:
                     else ": is the checkpoint damaged?"
                 )
             )
+
+
+def first_bad(batch, is_good_N: np.ndarray) -> Utterance | None:
+    """The first utterance of a batch with a frame that is not good; None: all are.
+
+    Args:
+        batch: of `embed_frames`.
+        is_good_N: (N,) bool, of its utterances' frames one after another.
+    """
+    if is_good_N.all():
+        return None
+    ends = np.cumsum([utt.num_frames for utt in batch])
+    return batch[int(np.searchsorted(ends, is_good_N.argmin(), side="right"))]
 
 
 def standardised_error(exact_NE: torch.Tensor, found_NE: torch.Tensor) -> float:

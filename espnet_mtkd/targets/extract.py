@@ -17,6 +17,7 @@ from espnet_mtkd.targets.embeddings import (
     check_frames,
     check_precision,
     embed_frames,
+    first_bad,
     load_batches,
     progress,
 )
@@ -63,16 +64,16 @@ class BatchTargets:
         """
         arrays = self._copy.wait()
         check_frames(self._teacher, self._batch, arrays)
-        ends = np.cumsum([utt.num_frames for utt in self._batch])
         names = [spec.name for spec in self._teacher.targets]
         for name in names:
             fits_N = arrays.get(f"{name}.fits", np.ones(1, bool))
-            if not fits_N.all():
-                utt = self._batch[int(np.searchsorted(ends, fits_N.argmin(), "right"))]
+            utt = first_bad(self._batch, fits_N)
+            if utt is not None:
                 raise ConfigError(
                     f"'{name}' has values beyond 65504 (utterance {utt.utt}), more "
                     "than fp16 holds: use --form codes"
                 )
+        ends = np.cumsum([utt.num_frames for utt in self._batch])
         parts = {name: np.split(arrays[name], ends[:-1]) for name in names}
         return [{k: v[b] for k, v in parts.items()} for b in range(len(self._batch))]
 

@@ -26,7 +26,9 @@ from espnet_mtkd.targets.plan import (
     shard_ends,
 )
 from espnet_mtkd.targets.writer import ShardWriter, StoreWriter
-from espnet_mtkd.transducer.lattice_paths import path_nodes
+from espnet_mtkd.transducer.kd import choose_tokens
+from espnet_mtkd.transducer.lattice_paths import path_nodes, two_planes
+from espnet_mtkd.transducer.path import best_path
 from espnet_mtkd.transducer.paths import path_targets
 from espnet_mtkd.transducer.task import register
 
@@ -80,14 +82,17 @@ class TeacherTransducer:
         """Both inputs of the joint network, for a batch.
 
         Args:
-            speech: (B, N) waveforms and (B,) samples, on the device.
+            speech: (B, N) waveforms on the device, and (B,) samples.
             labels: B int arrays (U,).
 
         Returns:
             B tensors (T, D) of the encoder's frames, B tensors (U + 1, D) of the
             prediction network, and the labels, B int64 tensors on the device.
         """
-        h_BTD, num_frames_B = self.model.encode(*speech)
+        speech_BN, num_samples_B = speech
+        h_BTD, num_frames_B = self.model.encode(
+            speech_BN, num_samples_B.to(speech_BN.device)
+        )
         num_frames = num_frames_B.tolist()
         blank = self.model.blank_id
         tokens_BU = pad_sequence(
@@ -145,9 +150,10 @@ class BatchPaths:
                 self.faults[b] = f"{len(labels_U)} labels, but {len(h_TD)} frames"
         kept = [b for b in range(len(labels)) if b not in self.faults]
         self._teacher, self._batch = teacher, [batch[b] for b in kept]
-        self._sizes = [0] * len(labels)
-        for b in kept:
-            self._sizes[b] = len(hs[b]) + len(labels[b])
+        self._sizes = [
+            0 if b in self.faults else len(h_TD) + len(labels_U)
+            for b, (h_TD, labels_U) in enumerate(zip(hs, labels, strict=True))
+        ]
         self._num_tokens, self._copy = num_tokens, None
         if kept:
             hs, gs, labels = ([x[b] for b in kept] for x in (hs, gs, labels))
@@ -176,6 +182,28 @@ class BatchPaths:
         nodes = np.split(arrays["nodes"].astype("uint16"), ends)
         logp = np.split(arrays["logp"], ends)
         return [{"nodes": x, "logp": y} for x, y in zip(nodes, logp, strict=True)]
+
+
+def find_path(logits_TUV, labels_U, blank: int, num_tokens: int):
+    """Best path of a lattice that is at hand whole, and the tokens kept at its nodes.
+
+    Args:
+        logits_TUV: (T, U + 1, V) of the joint network.
+        labels_U: int array.
+        blank: id.
+        num_tokens: k.
+
+    Returns:
+        `nodes` (N, 2 + k) uint16 and `logp` (N, k) fp16, as `path_nodes` has them.
+    """
+    labels_U = torch.as_tensor(np.asarray(labels_U), dtype=torch.long)
+    blank_TU, label_TU, _ = two_planes(logits_TUV.clone(), labels_U, blank)
+    frames, positions, _ = best_path(blank_TU, label_TU)
+    next_label = torch.cat([labels_U, labels_U.new_tensor([-1])])[positions]
+    logp_NV = logits_TUV[frames, positions].float().log_softmax(1)
+    ids, logp = choose_tokens(logp_NV, blank, next_label, num_tokens)
+    nodes = torch.cat([frames[:, None], positions[:, None], ids], 1)
+    return nodes.numpy().astype("uint16"), logp.half().numpy()
 
 
 def extract_paths(

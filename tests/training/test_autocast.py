@@ -9,7 +9,6 @@ import math
 
 import builders
 import pytest
-import soundfile
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
@@ -39,15 +38,7 @@ def lowered(is_lowered=True):
 
 @pytest.fixture(scope="module")
 def batch(corpus):
-    """Three utterances of the corpus."""
-    lines = (corpus.train / "wav.scp").read_text().splitlines()[:3]
-    utts, files = zip(*(line.split() for line in lines), strict=True)
-    waves = [torch.from_numpy(soundfile.read(f, dtype="float32")[0]) for f in files]
-    return dict(
-        speech=pad_sequence(waves, batch_first=True),
-        speech_lengths=torch.tensor([len(w) for w in waves]),
-        utt_id=list(utts),
-    )
+    return builders.read_batch(corpus)
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,10 @@ import itertools
 import pytest
 import torch
 import torchaudio
+from plain_path import plain_best_path, plain_nodes
 
 from espnet_mtkd.transducer import lattice_paths
-from espnet_mtkd.transducer.kd import choose_tokens
+from espnet_mtkd.transducer.extract_paths import find_path
 from espnet_mtkd.transducer.path import best_path, best_paths
 
 
@@ -66,26 +67,6 @@ def test_the_best_path_is_at_most_as_likely_as_all_together():
     assert found > 20 * -float(loss)
 
 
-def plain_best_path(blank_TU, label_TU):
-    """Viterbi as a loop over the frames of one utterance."""
-    T, columns = blank_TU.shape
-    blank_TU, label_TU = blank_TU.double(), label_TU.double()
-    sums_TU = torch.cat([blank_TU.new_zeros(T, 1), label_TU.cumsum(1)], 1)
-    entries = torch.empty(T, columns, dtype=torch.long)
-    entry = blank_TU.new_full((columns,), -torch.inf)
-    entry[0] = 0.0
-    for t in range(T):
-        best, entries[t] = (entry - sums_TU[t]).cummax(0)
-        entry = best + sums_TU[t] + blank_TU[t]
-    frames, positions, u = [], [], columns - 1
-    for t in range(T - 1, -1, -1):
-        first = int(entries[t, u])
-        positions += range(u, first - 1, -1)
-        frames += [t] * (u - first + 1)
-        u = first
-    return torch.tensor(frames[::-1]), torch.tensor(positions[::-1]), float(entry[-1])
-
-
 SIZES = [(1, 0), (9, 4), (30, 1), (12, 12), (1, 3), (25, 7)]
 
 
@@ -116,22 +97,22 @@ def test_stored_nodes_are_those_of_the_whole_lattice(monkeypatch, limit):
     hs = [torch.randn(T, D) for T, _ in SIZES]
     gs = [torch.randn(U + 1, D) for _, U in SIZES]
     labels = [torch.randint(1, V, (U,)) for _, U in SIZES]
-    expected = []
     with torch.no_grad():
-        for h, g, labels_U in zip(hs, gs, labels, strict=True):
-            logp = joint(h[:, None], g[None]).log_softmax(2)
-            index = labels_U[None, :, None].expand(len(h), -1, 1)
-            label = logp[:, :-1].gather(2, index)[..., 0]
-            frames, positions, _ = plain_best_path(logp[..., 0], label)
-            following = torch.cat([labels_U, torch.tensor([-1])])[positions]
-            ids, values = choose_tokens(logp[frames, positions], 0, following, k)
-            nodes = torch.stack([frames, positions], 1)
-            expected.append((torch.cat([nodes, ids], 1).int(), values.half()))
+        expected = [
+            plain_nodes(joint, *x, 0, k) for x in zip(hs, gs, labels, strict=True)
+        ]
         monkeypatch.setattr(lattice_paths, "CPU_LOGITS", limit)
         found = lattice_paths.path_nodes(joint, hs, gs, labels, 0, k)
+        whole = [
+            find_path(joint(h[:, None], g[None]), x.numpy(), 0, k)
+            for h, g, x in zip(hs, gs, labels, strict=True)
+        ]
     nodes, logp = (torch.cat(parts) for parts in zip(*expected, strict=True))
     assert torch.equal(found[0], nodes)
     torch.testing.assert_close(found[1], logp, rtol=2e-3, atol=2e-3)
+    for a, b in zip(whole, expected, strict=True):
+        assert (a[0] == b[0].numpy()).all()
+        assert a[1] == pytest.approx(b[1].numpy(), rel=2e-3, abs=2e-3)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
