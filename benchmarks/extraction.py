@@ -27,8 +27,8 @@ from espnet_mtkd.targets.quantizer import Codebooks
 LAYERS = (6, 9)
 
 
-def build_hubert_base(path: Path) -> None:
-    """A random HuBERT Base (95 M parameters) in the form of `hubert_local`."""
+def build_hubert(path: Path, **config) -> None:
+    """A random HuBERT, by default Base (95 M), in the form of `hubert_local`."""
     from s3prl.upstream.hubert.hubert_model import (
         HubertConfig,
         HubertModel,
@@ -37,7 +37,7 @@ def build_hubert_base(path: Path) -> None:
 
     torch.manual_seed(0)
     task = dict(label_rate=50, sample_rate=16000, normalize=False)
-    config = dict(label_rate=50)  # s3prl's defaults are Base's
+    config = dict(label_rate=50, **config)  # s3prl's defaults are Base's
     symbols = [["a", "b", "c"]]
     model = HubertModel(
         HubertConfig(**config), HubertPretrainingConfig(**task), symbols
@@ -125,7 +125,7 @@ def main():
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "hubert.pt"
-        build_hubert_base(path)
+        build_hubert(path)
         upstream = S3PRLUpstream("hubert_local", path_or_url=str(path)).eval()
         teacher = S3PRLTeacher(
             TeacherConfig("t", "hubert_local", path_or_url=str(path), layers=LAYERS)

@@ -21,25 +21,26 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKENS = ["<blank>", "<unk>", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ' ", "<sos/eos>"]
+NUM_TOKENS = len(TOKENS)
 DIMS = {"tiny": 384, "base": 512}
 NUM_CODEBOOKS = 16
 NUM_SAMPLES = [41_000, 40_500, 40_000, 39_500, 39_000]  # 12.5 s, as sorted batches are
 FRAME_SHIFT = 320
 
 
-def build_student(encoder: str):
-    """The recipe's student as the task builds it."""
+def build_student(encoder: str, conf: Path = ROOT / "conf", tokens=TOKENS):
+    """The student of a recipe's configs as the task builds it."""
     from espnet_mtkd.transducer.task import MTKDASRTask
 
-    path = ROOT / f"conf/train_asr_{encoder}_transducer.yaml"
+    path = conf / f"train_asr_{encoder}_transducer.yaml"
     args = MTKDASRTask.get_default_config()
     args.update(yaml.safe_load(path.read_text("utf-8")))
-    args.update(token_list=TOKENS, token_type="char", normalize="utterance_mvn")
+    args.update(token_list=tokens, token_type="char", normalize="utterance_mvn")
     return MTKDASRTask.build_model(argparse.Namespace(**args)).train()
 
 
-def write_targets(folder: Path, name: str, dim: int):
-    """A store of random codes for the batch; the teacher's config."""
+def write_targets(folder: Path, name: str, dim: int, num_samples=NUM_SAMPLES):
+    """A store of random codes for a batch; the teacher's config."""
     from espnet_mtkd.targets.quantizer import Codebooks, dump_codebooks
     from espnet_mtkd.targets.store import (
         StoredTarget,
@@ -62,10 +63,13 @@ def write_targets(folder: Path, name: str, dim: int):
     rng = np.random.default_rng(0)
     rows = [
         rng.integers(0, 256, (n // FRAME_SHIFT, NUM_CODEBOOKS)).astype(np.uint8)
-        for n in NUM_SAMPLES
+        for n in num_samples
     ]
     write_shard(store / shard_name(0), "", [stored], [{stored.name: r} for r in rows])
-    utts = [(f"u{i}", NUM_SAMPLES[i], len(row)) for i, row in enumerate(rows)]
+    utts = [
+        (f"u{i}", n, len(row))
+        for i, (n, row) in enumerate(zip(num_samples, rows, strict=True))
+    ]
     fingerprint = dict(
         upstream=config.upstream,
         normalize=False,
@@ -80,8 +84,8 @@ def write_targets(folder: Path, name: str, dim: int):
     return config
 
 
-def kept_teachers(model, folder: Path):
-    """Heads with random weights over the stored targets."""
+def kept_teachers(model, folder: Path, dims=DIMS, num_samples=NUM_SAMPLES):
+    """Heads with random weights over stored targets, which are written first."""
     from espnet_mtkd.objective.losses import EmbeddingLoss
     from espnet_mtkd.pretraining.model import objective_on
     from espnet_mtkd.student.frames import FrameGrid
@@ -90,7 +94,7 @@ def kept_teachers(model, folder: Path):
     from espnet_mtkd.transducer.kept import KeptTeachers
     from espnet_mtkd.transducer.kept_options import KeptOptions
 
-    configs = [write_targets(folder, name, dim) for name, dim in DIMS.items()]
+    configs = [write_targets(folder, k, dim, num_samples) for k, dim in dims.items()]
     teachers = TeacherPool(configs, lambda c: CachedTeacher(c, folder))
     grid = FrameGrid.of(model.frontend, model.encoder)
     objective = objective_on(
@@ -99,16 +103,16 @@ def kept_teachers(model, folder: Path):
     return KeptTeachers(objective, teachers, KeptOptions())
 
 
-def make_batch() -> dict:
-    """Noise, and random transcripts of 14 characters a second."""
+def make_batch(num_samples=NUM_SAMPLES, num_tokens=NUM_TOKENS, rate=14) -> dict:
+    """Noise, and random transcripts of so many tokens a second."""
     torch.manual_seed(0)
-    labels = [torch.randint(2, 30, (n * 14 // 16_000,)) for n in NUM_SAMPLES]
+    labels = [torch.randint(2, num_tokens, (n * rate // 16_000,)) for n in num_samples]
     return dict(
-        speech=0.1 * torch.randn(len(NUM_SAMPLES), NUM_SAMPLES[0]),
-        speech_lengths=torch.tensor(NUM_SAMPLES),
+        speech=0.1 * torch.randn(len(num_samples), num_samples[0]),
+        speech_lengths=torch.tensor(num_samples),
         text=torch.nn.utils.rnn.pad_sequence(labels, True, -1),
         text_lengths=torch.tensor([len(x) for x in labels]),
-        utt_id=[f"train/u{i}" for i in range(len(NUM_SAMPLES))],
+        utt_id=[f"train/u{i}" for i in range(len(num_samples))],
     )
 
 

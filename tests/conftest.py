@@ -24,6 +24,7 @@ hypothesis.settings.load_profile("patient")
 # and trainings of ten seconds and more. Parts of a test's id.
 WHOLE = (
     *("tests/egs2/", "tests/test_examples.py", "tests/test_second_device.py"),
+    "tests/test_gpu_benchmark.py",
     "tests/report/test_browser.py",
     *("tests/pretraining/test_distributed.py", "tests/student/test_s3prl_upstream.py"),
     *(f"tests/publish/test_{x}.py" for x in ("upload", "stages", "from_pretrained")),
@@ -47,11 +48,25 @@ WHOLE = (
 )
 
 
+# The longest files, the longest first: begun last, they would keep one process at work
+# while the others have none left.
+LONGEST = [
+    *("tests/egs2/test_recipe.py", "tests/egs2/test_page_commands.py"),
+    *("tests/egs2/test_librispeech_100.py", "tests/egs2/test_stages.py"),
+    *("tests/egs2/test_ladder.py", "tests/egs2/test_ordinary_corpus.py"),
+    *("tests/pretraining/test_launch.py", "tests/egs2/test_remedies.py"),
+    *("tests/test_second_device.py", "tests/test_gpu_benchmark.py"),
+]
+
+
+@pytest.hookimpl(trylast=True)  # after pytest-randomly has shuffled
 def pytest_collection_modifyitems(items):
-    """Mark what `-m 'not whole'` leaves out."""
+    """Mark what `-m 'not whole'` leaves out, and begin with the longest files."""
     for item in items:
         if any(part in item.nodeid for part in WHOLE):
             item.add_marker(pytest.mark.whole)
+    places = {file: i for i, file in enumerate(LONGEST)}
+    items.sort(key=lambda x: places.get(x.nodeid.partition("::")[0], len(LONGEST)))
 
 
 @pytest.fixture(autouse=True)

@@ -6,12 +6,14 @@
 # All arguments go to pytest.
 set -euo pipefail
 
+# (In conftest.py's order: xdist's own puts files of few tests last, the longest ones.)
+parallel=(-n 2 --dist loadfile --no-loadscope-reorder)
 quick=()
 if [ "${1:-}" = --quick ]; then
-    quick=(-n 2 --dist loadfile -m 'not slow and not whole' --durations=5)
+    quick=("${parallel[@]}" -m 'not slow and not whole' --durations=5)
     shift
 elif [ $# -eq 0 ]; then
-    set -- -n 2 --dist loadfile
+    set -- "${parallel[@]}"
 fi
 root=$(cd -P "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "${root}"

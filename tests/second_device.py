@@ -7,10 +7,14 @@ kernels, half precision, speed or memory.
 
 Importing this registers a backend with PyTorch for the rest of the process, so
 `test_second_device.py` runs its tests in one of their own.
+
+`MTKD_SECOND_DEVICE=cuda:0` takes a GPU instead (`benchmarks/gpu.sh`).
 """
 
 import contextlib
+import os
 import traceback
+import warnings
 from pathlib import Path
 
 import torch
@@ -27,8 +31,12 @@ class _Backend(backend_registration._DummyBackendModule):
         return [torch.bfloat16, torch.float16]
 
 
-backend_registration._setup_privateuseone_for_python_backend("second", _Backend())
-DEVICE = torch.device("second:0")
+GPU = os.environ.get("MTKD_SECOND_DEVICE")
+if GPU:
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32
+else:
+    backend_registration._setup_privateuseone_for_python_backend("second", _Backend())
+DEVICE = torch.device(GPU or "second:0")
 
 
 class Tensor(torch.Tensor):
@@ -62,9 +70,12 @@ class Tensor(torch.Tensor):
         return run(operation, args, kwargs or {})
 
 
-class Attached(TorchDispatchMode):
+def attached():
     """Within it, tensors may be made on the second device and copied to and from it."""
+    return contextlib.nullcontext() if GPU else _Attached()
 
+
+class _Attached(TorchDispatchMode):
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         return run(operation, args, kwargs or {})
 
@@ -82,11 +93,30 @@ def waits():
     size of a result that depends on them.
     """
     found = []
+    if GPU:
+        with _told_by_cuda(found):
+            yield found
+        return
     _watchers.append(found)
     try:
         yield found
     finally:
         _watchers.remove(found)
+
+
+@contextlib.contextmanager
+def _told_by_cuda(found):
+    """PyTorch warns of each wait; who made it stands in the stack at that time."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, *_: (
+            found.append(_place()) if "synchronizing" in str(message) else None
+        )
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 _watchers: list[list[str]] = []
@@ -105,11 +135,16 @@ def note_wait(packet, args, kwargs) -> None:
         is_wait = packet in names and isinstance(args[0], Tensor)
     if not is_wait:
         return
+    for found in _watchers:
+        found.append(_place())
+
+
+def _place() -> str:
+    """`folder/file.py:line` of the code that called PyTorch."""
     frames = [x for x in traceback.extract_stack() if "/torch/" not in x.filename]
     own = next(x for x in reversed(frames) if not x.filename.endswith(__file__[-16:]))
     place = "/".join(Path(own.filename).parts[-2:])
-    for found in _watchers:
-        found.append(f"{place}:{own.lineno}" if own.lineno else place)
+    return f"{place}:{own.lineno}" if own.lineno else place
 
 
 def run(operation, args, kwargs):
