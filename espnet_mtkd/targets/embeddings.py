@@ -11,11 +11,9 @@ from tqdm import tqdm
 
 from espnet_mtkd.data.audio import SAMPLE_RATE
 from espnet_mtkd.errors import ConfigError, DataError
-from espnet_mtkd.objective.normalize import Standardizer, find_outliers
 from espnet_mtkd.targets.host import HostCopy
 from espnet_mtkd.targets.plan import Utterance
 
-MAX_LOW_PRECISION_ERROR = 0.1  # relative, of bf16 against fp32
 PREFETCH = 4  # batches of audio read ahead
 
 
@@ -155,61 +153,3 @@ def first_bad(batch, is_good_N: np.ndarray) -> Utterance | None:
         return None
     ends = np.cumsum([utt.num_frames for utt in batch])
     return batch[int(np.searchsorted(ends, is_good_N.argmin(), side="right"))]
-
-
-def standardised_error(exact_NE: torch.Tensor, found_NE: torch.Tensor) -> float:
-    """Distance of two versions of a target's frames, by the norm of the exact ones.
-
-    Both are standardised as the student's targets are; outliers are left out.
-
-    Args:
-        exact_NE, found_NE: (N, E), N at least 2.
-    """
-    standardizer = Standardizer(exact_NE.size(1)).to(exact_NE.device)
-    num_frames = torch.tensor([len(exact_NE)], device=exact_NE.device)
-    standardizer.observe(exact_NE[None], num_frames)
-    standardizer.fit()
-    is_ordinary = ~find_outliers(exact_NE.float())
-    exact, found = (standardizer(x)[is_ordinary] for x in (exact_NE, found_NE))
-    return float((exact - found).norm() / exact.norm())
-
-
-def check_precision(teacher, batch, speech) -> None:
-    """Refuse a teacher that another data type than float32 breaks.
-
-    The error is that of the standardised frames, outliers apart: else a few dimensions
-    and frames that are many times larger than the others would hide them.
-
-    Raises:
-        ConfigError: naming teacher, target and error.
-    """
-    if teacher.dtype == torch.float32:
-        return
-    found = embed(teacher, batch, speech)
-    dtype, teacher.dtype = teacher.dtype, torch.float32
-    exact = embed(teacher, batch, speech)
-    teacher.dtype = dtype
-    for spec in teacher.targets:
-        x, y = (torch.cat([row[spec.name] for row in rows]) for rows in (exact, found))
-        check_difference(teacher, spec.name, x, y, "--dtype")
-
-
-def check_difference(teacher, target: str, exact_NE, found_NE, option: str) -> None:
-    """Refuse a target that the teacher's data type has made another one.
-
-    Args:
-        teacher: with `config` and `dtype`.
-        target: its name.
-        exact_NE, found_NE: (N, E) frames of it in float32 and in that type.
-        option: by which the type was given.
-
-    Raises:
-        ConfigError: naming teacher, target and error.
-    """
-    error = standardised_error(exact_NE, found_NE)
-    if not error <= MAX_LOW_PRECISION_ERROR:  # NaN neither
-        raise ConfigError(
-            f"teacher '{teacher.config.name}': '{target}' in {teacher.dtype} is off by "
-            f"{error:.1%} from float32 (at most {MAX_LOW_PRECISION_ERROR:.0%} is "
-            f"accepted): use {option} float32"
-        )

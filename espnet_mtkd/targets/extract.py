@@ -15,7 +15,6 @@ from espnet_mtkd.files import sha256_of
 from espnet_mtkd.targets.codebooks import CODEBOOKS
 from espnet_mtkd.targets.embeddings import (
     check_frames,
-    check_precision,
     embed_frames,
     first_bad,
     load_batches,
@@ -30,6 +29,7 @@ from espnet_mtkd.targets.plan import (
     plan_shards,
     shard_ends,
 )
+from espnet_mtkd.targets.precision import check_precision
 from espnet_mtkd.targets.quantizer import Codebooks
 from espnet_mtkd.targets.store import StoredTarget
 from espnet_mtkd.targets.writer import ShardWriter, StoreWriter
@@ -142,7 +142,7 @@ def run(teacher, store: StoreWriter, plan, settings, codebooks) -> None:
         loaded = load_batches(batches, settings.device)
         for (batch, speech), end in zip(loaded, shard_ends(plan), strict=True):
             if not is_checked:
-                check_precision(teacher, batch, speech)
+                check_precision(teacher, speech)
                 is_checked = True
             writer.put(end, BatchTargets(teacher, batch, speech, codebooks).rows)
             bar.update(round(sum(u.num_samples for u in batch) / SAMPLE_RATE))

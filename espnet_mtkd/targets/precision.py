@@ -1,14 +1,32 @@
-"""Live teachers in a shorter data type: are they still the same?"""
+"""Teachers in a shorter data type than float32: are they still the same?"""
 
 from collections.abc import Iterable
 
 import torch
 
 from espnet_mtkd.data.audio import SAMPLE_RATE
-from espnet_mtkd.targets.embeddings import check_difference
+from espnet_mtkd.errors import ConfigError
+from espnet_mtkd.objective.normalize import Standardizer, find_outliers
 
-OPTION = "--teacher_dtype"
+MAX_ERROR = 0.1  # relative, of the standardised frames
 SECONDS = 60.0  # of audio that is compared, as in a batch of the extraction
+
+
+@torch.no_grad()
+def check_precision(teacher, speech) -> None:
+    """Refuse a teacher that another data type than float32 breaks, before extraction.
+
+    Args:
+        teacher: `S3PRLTeacher`.
+        speech: (B, N) waveforms where it runs, and (B,) samples on the host.
+
+    Raises:
+        ConfigError: naming teacher, target and error.
+    """
+    if teacher.dtype == torch.float32:
+        return
+    for name, (exact_NE, found_NE) in both_ways(teacher, *speech).items():
+        check_difference(teacher, name, exact_NE, found_NE, "--dtype")
 
 
 @torch.no_grad()
@@ -17,8 +35,7 @@ def check_live_precision(
 ) -> None:
     """Refuse a live teacher that another data type than float32 breaks.
 
-    The measure is that of the extraction, see `check_precision`; the audio is that of
-    the first batches.
+    The audio is that of the first batches.
 
     Args:
         teachers: `TeacherPool`, or a `TargetMemory` around one.
@@ -52,7 +69,7 @@ def check_live_precision(
     for (teacher, name), pairs in frames.items():
         exact_NE, found_NE = map(torch.cat, zip(*pairs, strict=True))
         if len(exact_NE) > 1:  # there is a deviation to standardise by
-            check_difference(teacher, name, exact_NE, found_NE, OPTION)
+            check_difference(teacher, name, exact_NE, found_NE, "--teacher_dtype")
 
 
 def both_ways(teacher, speech_BN, lengths_B) -> dict[str, tuple]:
@@ -75,3 +92,42 @@ def valid(target_BTE, lengths_B):
     """(B, T, E), (B,) -> (N, E): the frames of all utterances, padding left out."""
     pairs = zip(target_BTE, lengths_B.tolist(), strict=True)
     return torch.cat([row_TE[:n] for row_TE, n in pairs])
+
+
+def check_difference(teacher, target: str, exact_NE, found_NE, option: str) -> None:
+    """Refuse a target that the teacher's data type has made another one.
+
+    Args:
+        teacher: with `config` and `dtype`.
+        target: its name.
+        exact_NE, found_NE: (N, E) frames of it in float32 and in that type.
+        option: by which the type was given.
+
+    Raises:
+        ConfigError: naming teacher, target and error.
+    """
+    error = standardised_error(exact_NE, found_NE)
+    if not error <= MAX_ERROR:  # NaN neither
+        raise ConfigError(
+            f"teacher '{teacher.config.name}': '{target}' in {teacher.dtype} is off by "
+            f"{error:.1%} from float32 (at most {MAX_ERROR:.0%} is "
+            f"accepted): use {option} float32"
+        )
+
+
+def standardised_error(exact_NE: torch.Tensor, found_NE: torch.Tensor) -> float:
+    """Distance of two versions of a target's frames, by the norm of the exact ones.
+
+    Both are standardised as the student's targets are, outliers left out: else a few
+    dimensions and frames that are many times larger than the others would hide them.
+
+    Args:
+        exact_NE, found_NE: (N, E), N at least 2.
+    """
+    standardizer = Standardizer(exact_NE.size(1)).to(exact_NE.device)
+    num_frames = torch.tensor([len(exact_NE)], device=exact_NE.device)
+    standardizer.observe(exact_NE[None], num_frames)
+    standardizer.fit()
+    is_ordinary = ~find_outliers(exact_NE.float())
+    exact, found = (standardizer(x)[is_ordinary] for x in (exact_NE, found_NE))
+    return float((exact - found).norm() / exact.norm())

@@ -20,9 +20,9 @@ from espnet_mtkd.bin import mtkd_extract
 from espnet_mtkd.errors import ConfigError, DiskError, TargetStoreError
 from espnet_mtkd.targets import plan
 from espnet_mtkd.targets import writer as writer_module
-from espnet_mtkd.targets.embeddings import check_precision, standardised_error
 from espnet_mtkd.targets.extract import BatchTargets
 from espnet_mtkd.targets.plan import Utterance, plan_batches, plan_shards, share_of
+from espnet_mtkd.targets.precision import check_precision, standardised_error
 from espnet_mtkd.targets.quantizer import read_codebooks
 from espnet_mtkd.targets.store import MANIFEST, TargetStore
 from espnet_mtkd.targets.teacher import CachedTeacher
@@ -331,10 +331,10 @@ def test_a_teacher_that_half_precision_breaks_is_named(two_teachers, data):
     utt, wave = next(waves(data[0]))
     batch = [Utterance(utt, "", len(wave), len(wave) // 320)]
     speech = wave[None], torch.tensor([len(wave)])
-    check_precision(teacher, batch, speech)
+    check_precision(teacher, speech)
     teacher.dtype = torch.bfloat16
     with pytest.raises(ConfigError, match="'whisper'.* use --dtype float32"):
-        check_precision(teacher, batch, speech)
+        check_precision(teacher, speech)
     teacher.dtype = torch.float32
     teacher._run = lambda wavs: [1e6 * h for h in run(wavs)]
     with pytest.raises(ConfigError, match=f"{utt}.*more than fp16 holds"):
