@@ -88,7 +88,7 @@ def kept_teachers(model, folder: Path, dims=DIMS, num_samples=NUM_SAMPLES):
     """Heads with random weights over stored targets, which are written first."""
     from espnet_mtkd.objective.losses import EmbeddingLoss
     from espnet_mtkd.pretraining.model import objective_on
-    from espnet_mtkd.student.frames import FrameGrid
+    from espnet_mtkd.student.grid import FrameGrid
     from espnet_mtkd.targets.teacher import CachedTeacher
     from espnet_mtkd.teachers.s3prl import TeacherPool
     from espnet_mtkd.transducer.kept import KeptTeachers

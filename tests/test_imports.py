@@ -1,6 +1,7 @@
 """Imports run one way, from what a command does down to what the rest is made of."""
 
 import ast
+import subprocess
 import sys
 
 import builders
@@ -97,3 +98,27 @@ def test_imports_run_one_way():
 def test_a_broken_rule_is_seen(path, name):
     assert broken_rules(path, {name})
     assert not broken_rules(path, {"espnet_mtkd.errors.DataError", "torch"})
+
+
+def test_what_a_recipe_asks_before_it_begins_needs_no_torch(corpus, tmp_path):
+    """Each run of mtkd.sh waits for it, even where all is finished."""
+    asr = builders.write_yaml(tmp_path / "asr.yaml", builders.asr_config("conformer"))
+    data = builders.copy_data(corpus, tmp_path) / "train"
+    utts = [x.split()[0] for x in (data / "text").read_text().splitlines()]
+    (data / "utt2spk").write_text("".join(f"{x} {x}\n" for x in utts))
+    teachers = [dict(name="a", upstream="whisper_tiny")]
+    words = ["--teachers", str(builders.write_yaml(tmp_path / "t.yaml", teachers))]
+    words += ["--data_dir", str(data), "--ends", str(data)]
+    words += ["--asr_config", str(asr), "--keep_teachers", "weight=300"]
+    words += ["--lengths", str(data / "speech_shape")]
+    program = f"""
+import sys
+from espnet_mtkd.bin.mtkd_preflight import main
+main({words})
+print(*sorted({{"torch", "espnet2", "s3prl"}} & {{*sys.modules}}))
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True
+    )
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.split() == []

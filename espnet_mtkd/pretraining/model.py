@@ -14,7 +14,8 @@ from espnet_mtkd.objective.losses import CodebookLoss, EmbeddingLoss
 from espnet_mtkd.objective.objective import DEFAULTS, DistillationObjective
 from espnet_mtkd.objective.options import ObjectiveOptions
 from espnet_mtkd.student.blocks import BlockOutputs
-from espnet_mtkd.student.frames import FrameGrid
+from espnet_mtkd.student.frames import check_grid
+from espnet_mtkd.student.grid import FrameGrid
 
 
 def objective_on(encoder, frames: FrameGrid, targets, **options):
@@ -84,7 +85,7 @@ class ESPnetMTKDModel(AbsESPnetModel):
         self.teachers = teachers
         self.extract_feats_in_collect_stats = extract_feats_in_collect_stats
         self.frames = FrameGrid.of(frontend, encoder)
-        self.frames.check(frontend, encoder)
+        check_grid(self.frames, frontend, encoder)
         self.objective = objective_on(
             encoder,
             self.frames,

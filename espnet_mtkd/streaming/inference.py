@@ -24,7 +24,7 @@ from espnet_mtkd.streaming.stream import (
     check_open,
     check_samples,
 )
-from espnet_mtkd.student.frames import FrameGrid
+from espnet_mtkd.student.grid import FrameGrid
 
 # s before a cut that the next segment hears again, at most: a word of a second whose
 # first token comes half a second after its end has begun so long before.

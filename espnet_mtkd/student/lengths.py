@@ -5,7 +5,7 @@ from pathlib import Path
 from espnet_mtkd.data.kaldi import read_lengths
 from espnet_mtkd.errors import DataError, name_ten
 from espnet_mtkd.files import read_yaml
-from espnet_mtkd.student.frames import FrameGrid
+from espnet_mtkd.student.grid import FrameGrid
 
 # Kernel and stride in time of the convolutions of ESPnet's input layers
 INPUT_LAYERS = {

@@ -23,7 +23,7 @@ from espnet_mtkd.student.build import (
     frontend_choices,
     normalize_choices,
 )
-from espnet_mtkd.student.frames import FrameGrid
+from espnet_mtkd.student.grid import FrameGrid
 from espnet_mtkd.student.locate import find_files
 from espnet_mtkd.student.weights import compare_keys, read_weights
 

@@ -25,7 +25,7 @@ from espnet_mtkd.pretraining.datasets import data_set_name
 from espnet_mtkd.pretraining.model import objective_on
 from espnet_mtkd.pretraining.task import load_teachers, objective_options
 from espnet_mtkd.student.compare import differing_fields
-from espnet_mtkd.student.frames import FrameGrid
+from espnet_mtkd.student.grid import FrameGrid
 from espnet_mtkd.student.weights import compare_keys, read_pth
 from espnet_mtkd.targets.teacher import CachedTeacher
 from espnet_mtkd.teachers.base import parse_teachers

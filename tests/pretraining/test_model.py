@@ -12,11 +12,8 @@ from espnet_mtkd.objective.options import BALANCES, ObjectiveOptions
 from espnet_mtkd.pretraining.model import ESPnetMTKDModel
 from espnet_mtkd.student.blocks import BlockOutputs
 from espnet_mtkd.student.build import build_student
-from espnet_mtkd.student.frames import (
-    FrameGrid,
-    describe_latency,
-    measure_frame_shift,
-)
+from espnet_mtkd.student.frames import describe_latency, measure_frame_shift
+from espnet_mtkd.student.grid import FrameGrid
 from espnet_mtkd.teachers.base import parse_teachers
 from espnet_mtkd.teachers.s3prl import TeacherPool
 

@@ -9,11 +9,12 @@ from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.objective.align import FrameAligner
 from espnet_mtkd.student.build import build_student
 from espnet_mtkd.student.frames import (
-    FrameGrid,
+    check_grid,
     describe_alignment,
     describe_latency,
     measure_frame_shift,
 )
+from espnet_mtkd.student.grid import FrameGrid
 from espnet_mtkd.teachers.base import TargetSpec
 
 STRIDES = {"linear": 1, "conv2d1": 1, "conv2d2": 2, "conv2d": 4, "conv2d6": 6}
@@ -128,10 +129,10 @@ def test_an_encoder_that_leaves_out_frames_is_refused():
 
     frontend, module = build()
     grid = FrameGrid.of(frontend, module)
-    grid.check(frontend, module)
+    check_grid(grid, frontend, module)
     module.train()
     with pytest.raises(ConfigError, match="cannot be placed in time"):
-        grid.check(frontend, Halved(module))
+        check_grid(grid, frontend, Halved(module))
     assert module.training
 
 

@@ -10,7 +10,7 @@ from espnet_models import CONFIGS, build
 
 from espnet_mtkd.bin import mtkd_doctor, mtkd_extract
 from espnet_mtkd.student.blocks import join_blocks
-from espnet_mtkd.student.frames import FrameGrid
+from espnet_mtkd.student.grid import FrameGrid
 from espnet_mtkd.targets.fingerprint import compare_config, teacher_fingerprint
 from espnet_mtkd.targets.teacher import CachedTeacher
 from espnet_mtkd.teachers.base import TeacherConfig

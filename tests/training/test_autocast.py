@@ -17,7 +17,7 @@ from espnet_mtkd.objective.losses import EmbeddingLoss
 from espnet_mtkd.objective.options import ObjectiveOptions
 from espnet_mtkd.pretraining.model import ESPnetMTKDModel, objective_on
 from espnet_mtkd.student.build import build_student
-from espnet_mtkd.student.frames import FrameGrid
+from espnet_mtkd.student.grid import FrameGrid
 from espnet_mtkd.teachers.base import parse_teachers
 from espnet_mtkd.teachers.s3prl import TeacherPool
 from espnet_mtkd.transducer.kept import KeptTeachers
