@@ -10,7 +10,10 @@ import hypothesis
 import pytest
 import torch
 
+from espnet_mtkd.compat import check_types_lazily
+
 os.environ["MPLBACKEND"] = "Agg"
+check_types_lazily()  # as the commands do
 # No test fails because the machine is busy.
 hypothesis.settings.register_profile(
     "patient",

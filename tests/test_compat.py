@@ -1,11 +1,15 @@
 """The one place that knows versions."""
 
+import importlib.util
+import inspect
+import pickle
 import random
 import subprocess
 import sys
 
 import pytest
 import torch
+import typeguard
 
 from espnet_mtkd.compat import preserved_rng, require_espnet
 from espnet_mtkd.teachers.hub import import_s3prl_hub
@@ -56,3 +60,60 @@ def test_without_espnet_a_message_says_how_to_get_it():
 
 def test_with_espnet_it_is_given_back():
     assert require_espnet().__name__ == "espnet2"
+
+
+MARKED = """
+from typeguard import typechecked
+
+class Base:
+    def factor(self):
+        return 2
+
+class Child(Base):
+    @typechecked
+    def times(self, x: int) -> int:
+        return super().factor() * x
+
+    @classmethod
+    @typechecked
+    def named(cls, name: str = "a"):
+        return cls.__name__ + name
+
+@typechecked
+def numbers(n: int):
+    yield from range(n)
+
+@typechecked
+def wrong(x: int) -> str:
+    return x
+"""
+
+
+def test_types_are_checked_from_the_first_call_on(tmp_path, monkeypatch):
+    """All that typeguard does, but nothing before a function is called."""
+    decorators = sys.modules["typeguard._decorators"]
+    rewritten, instrument = [], decorators.instrument
+    monkeypatch.setattr(
+        decorators, "instrument", lambda f: rewritten.append(f) or instrument(f)
+    )
+    (tmp_path / "marked.py").write_text(MARKED)
+    spec = importlib.util.spec_from_file_location("marked", tmp_path / "marked.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "marked", module)
+    spec.loader.exec_module(module)
+    assert rewritten == []
+    child = module.Child()
+    for _ in range(2):
+        assert child.times(3) == 6 and module.Child.named() == "Childa"
+        assert list(module.numbers(3)) == [0, 1, 2]
+        for call in (
+            lambda: child.times("3"),
+            lambda: module.Child.named(name=4),
+            lambda: list(module.numbers("3")),
+            lambda: module.wrong(1),
+        ):
+            with pytest.raises(typeguard.TypeCheckError):
+                call()
+    assert len(rewritten) == 4  # each once
+    assert str(inspect.signature(module.Child.named)) == "(name: str = 'a')"
+    assert pickle.loads(pickle.dumps(module.numbers)) is module.numbers
