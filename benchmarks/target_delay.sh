@@ -12,8 +12,8 @@ set -euo pipefail
 for delay in 0 2 5; do
     ./mtkd.sh --encoder contextual_block_conformer --teacher_mode cached \
         --mtkd_args "--max_epoch 20 --target_delay ${delay}" \
-        --head_args "--max_epoch 4 --optim_conf lr=0.003 --scheduler_conf warmup_steps=50" \
-        --finetune_args "--max_epoch 12 --optim_conf lr=0.0005 --scheduler_conf warmup_steps=100" \
+        --head_args "--max_epoch 4 --optim_conf lr=0.003" \
+        --finetune_args "--max_epoch 12 --optim_conf lr=0.0005" \
         --mtkd_tag "contextual_block_conformer_delay${delay}" \
         --asr_tag "contextual_block_conformer_delay${delay}" "$@"
 done

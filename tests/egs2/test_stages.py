@@ -388,6 +388,26 @@ def test_whisper_transcribes_before_the_training(recipe):
     assert trained and all("sets=train_pseudo_text_whisper," in x for x in trained)
 
 
+@pytest.mark.parametrize(
+    "lang, given, expected",
+    [
+        ("noinfo", "", None),
+        ("es", "", "--language es"),
+        ("es", "--min_confidence 0.7", "--language es --min_confidence 0.7"),
+        ("es", "--language pt", "--language pt"),
+    ],
+)
+def test_whisper_hears_the_corpus_s_language(recipe, lang, given, expected):
+    options = dict(with_whisper(recipe), teachers="none", stop_stage="11")
+    result = run(recipe, **options, lang=lang, transcribe_args=given)
+    assert result.returncode == 0, result.stdout[-2000:]
+    (call,) = [x for x in calls(recipe) if "mtkd_transcribe " in x]
+    if expected is None:
+        assert "--language" not in call
+    else:
+        assert call.endswith(expected) and call.count("--language") == 1
+
+
 @pytest.mark.parametrize("change", ["arguments", "model", "audio"])
 def test_whisper_transcribes_again_where_something_is_new(recipe, change):
     options = with_whisper(recipe)

@@ -190,6 +190,8 @@ if [ -n "${pseudo_whisper}" ]; then
             "CTranslate2's form, found no ${pseudo_whisper}/${name}: fetch one (mtkd_fetch_whisper" \
             "--model base --decoder --out_dir ${pseudo_whisper})"
     done
+    [[ ${lang} = @(noinfo|en) || " ${transcribe_args}" = *" --language"* ]] \
+        || transcribe_args="--language ${lang}${transcribe_args:+ ${transcribe_args}}"
     pseudo_text=$(basename "${pseudo_whisper}")$(_args_tag "${transcribe_args}").txt
     pseudo_text=${expdir}/mtkd_text$(_dump_tag)/${pseudo_text}
 fi

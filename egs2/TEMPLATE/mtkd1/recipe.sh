@@ -63,8 +63,8 @@ fetch_whisper() {
     done
 }
 
-# For the row text Whisper base with its decoder -> downloads/whisper_base_decoder
+# For rows with its transcripts Whisper base with its decoder -> downloads/whisper_base_decoder
 fetch_decoder() {  # <rows>
-    [[ " $1 " != *" text "* ]] || ${python} -m espnet_mtkd.bin.mtkd_fetch_whisper --model base \
+    [[ " $1 " != *@(" all "|text" ")* ]] || ${python} -m espnet_mtkd.bin.mtkd_fetch_whisper --model base \
         --decoder --out_dir downloads/whisper_base_decoder
 }
