@@ -90,7 +90,8 @@ def waits():
     """Lists where a GPU would have been waited for: `folder/file.py:line`.
 
     That is where a tensor's values come to the host: as a number, as a copy, or as the
-    size of a result that depends on them.
+    size of a result that depends on them; and where a copy goes to the device without
+    `non_blocking`.
     """
     found = []
     if GPU:
@@ -126,8 +127,12 @@ def note_wait(packet, args, kwargs) -> None:
     """Tell the watchers, if an operation waits."""
     if packet is aten._to_copy:
         wanted = kwargs.get("device")
-        is_wait = wanted is not None and torch.device(wanted).type != DEVICE.type
-        is_wait = is_wait and isinstance(args[0], Tensor)
+        is_here = isinstance(args[0], Tensor)
+        is_wait = wanted is not None and is_here == (
+            torch.device(wanted).type != DEVICE.type
+        )
+        # (What comes to the host is waited for when it is read, at the latest.)
+        is_wait = is_wait and (is_here or not kwargs.get("non_blocking"))
     elif packet is aten.copy_:
         is_wait = isinstance(args[1], Tensor) and not isinstance(args[0], Tensor)
     else:

@@ -196,8 +196,12 @@ class CheckedBatches:
             DataError: audio with several channels, or with NaN or infinite samples,
                 named by its utterance; or what a loader's worker has found.
         """
+        # Now, not with the first batch: a loader draws its seed when that is made.
+        return self._look_at(iter(self.batches))
+
+    def _look_at(self, batches: Iterator) -> Iterator:
         try:
-            for utt_ids, batch in self.batches:
+            for utt_ids, batch in batches:
                 check_speech(utt_ids, batch["speech"])
                 yield utt_ids, batch
         except DataError as e:

@@ -130,8 +130,7 @@ class MixedIter:
         iterators = {
             i: iter(skip(loader, passed.count(i))) for i, loader in loaders.items()
         }
-        for i in rest:
-            yield mark(next(iterators[i]), i >= 0)
+        return (mark(next(iterators[i]), i >= 0) for i in rest)
 
 
 def mark(item, is_unlabelled: bool):

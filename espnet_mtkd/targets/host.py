@@ -15,7 +15,8 @@ class HostCopy:
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]):
         self._event = None
-        if any(x.is_cuda for x in tensors.values()):
+        device = next((x.device for x in tensors.values() if x.is_cuda), None)
+        if device is not None:
             self._tensors = {
                 name: torch.empty_like(x, device="cpu", pin_memory=True).copy_(
                     x, non_blocking=True
@@ -23,7 +24,8 @@ class HostCopy:
                 for name, x in tensors.items()
             }
             self._event = torch.cuda.Event()
-            self._event.record()
+            # (Of their device, which need not be the current one.)
+            self._event.record(torch.cuda.current_stream(device))
         else:
             self._tensors = {name: x.cpu() for name, x in tensors.items()}
 

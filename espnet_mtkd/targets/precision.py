@@ -1,12 +1,13 @@
 """Teachers in a shorter data type than float32: are they still the same?"""
 
+import math
 from collections.abc import Iterable
 
 import torch
 
 from espnet_mtkd.data.audio import SAMPLE_RATE
 from espnet_mtkd.errors import ConfigError
-from espnet_mtkd.objective.normalize import Standardizer, find_outliers
+from espnet_mtkd.objective.normalize import MIN_STD, find_outliers
 
 MAX_ERROR = 0.1  # relative, of the standardised frames
 SECONDS = 60.0  # of audio that is compared, as in a batch of the extraction
@@ -68,8 +69,7 @@ def check_live_precision(
             break
     for (teacher, name), pairs in frames.items():
         exact_NE, found_NE = map(torch.cat, zip(*pairs, strict=True))
-        if len(exact_NE) > 1:  # there is a deviation to standardise by
-            check_difference(teacher, name, exact_NE, found_NE, "--teacher_dtype")
+        check_difference(teacher, name, exact_NE, found_NE, "--teacher_dtype")
 
 
 def both_ways(teacher, speech_BN, lengths_B) -> dict[str, tuple]:
@@ -106,6 +106,8 @@ def check_difference(teacher, target: str, exact_NE, found_NE, option: str) -> N
     Raises:
         ConfigError: naming teacher, target and error.
     """
+    if len(exact_NE) < 2 or not bool(exact_NE.isfinite().all()):
+        return  # nothing to standardise by; or said with its utterance when it is used
     error = standardised_error(exact_NE, found_NE)
     if not error <= MAX_ERROR:  # NaN neither
         raise ConfigError(
@@ -120,14 +122,15 @@ def standardised_error(exact_NE: torch.Tensor, found_NE: torch.Tensor) -> float:
 
     Both are standardised as the student's targets are, outliers left out: else a few
     dimensions and frames that are many times larger than the others would hide them.
+    A value that is not finite is infinitely far, in an outlier too.
 
     Args:
-        exact_NE, found_NE: (N, E), N at least 2.
+        exact_NE, found_NE: (N, E), N at least 2; the first is finite.
     """
-    standardizer = Standardizer(exact_NE.size(1)).to(exact_NE.device)
-    num_frames = torch.tensor([len(exact_NE)], device=exact_NE.device)
-    standardizer.observe(exact_NE[None], num_frames)
-    standardizer.fit()
+    if not bool(found_NE.isfinite().all()):
+        return math.inf
     is_ordinary = ~find_outliers(exact_NE.float())
-    exact, found = (standardizer(x)[is_ordinary] for x in (exact_NE, found_NE))
-    return float((exact - found).norm() / exact.norm())
+    exact, found = (x.double()[is_ordinary] for x in (exact_NE, found_NE))
+    std_E = exact.std(0, unbiased=False).clamp(min=MIN_STD)
+    norm = ((exact - exact.mean(0)) / std_E).norm()
+    return float(((exact - found) / std_E).norm() / norm)

@@ -73,6 +73,7 @@ def this_process(args) -> Process:
         if not torch.cuda.is_available():
             raise ConfigError("--ngpu: no GPU is visible here: use --ngpu 0")
         number = int(env.get("LOCAL_RANK", 0)) % torch.cuda.device_count()
+        torch.cuda.set_device(number)
         return Process(rank, world, f"cuda:{number}")
     return Process(rank, world, "cpu")
 

@@ -138,7 +138,8 @@ class CachedTeacher:
         for spec in self._stored:
             parts = [torch.from_numpy(row[spec.name]) for row in rows]
             lengths_B = torch.tensor([len(p) for p in parts])  # on the host
-            target = pad_sequence(parts, batch_first=True).to(device)  # (B, T, C)
+            target = pad_sequence(parts, batch_first=True)  # (B, T, C)
+            target = target.to(device, non_blocking=True)
             if self.with_codes:
                 out[name_codes(spec.name)] = (target, lengths_B)
             if self._books and not self.as_codes:

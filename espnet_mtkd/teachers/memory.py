@@ -63,9 +63,11 @@ class TargetMemory:
         for spec in self.targets:
             parts, factors = zip(*(row[spec.name] for row in rows), strict=True)
             lengths = torch.tensor([len(p) for p in parts])
-            padded = pad_sequence(parts, batch_first=True).to(speech_BN.device)
-            factor_B11 = torch.tensor(factors, device=speech_BN.device)[:, None, None]
-            batch[spec.name] = (padded.float() * factor_B11, lengths)
+            padded, factor_B = (
+                x.to(speech_BN.device, non_blocking=True)
+                for x in (pad_sequence(parts, batch_first=True), torch.tensor(factors))
+            )
+            batch[spec.name] = (padded.float() * factor_B[:, None, None], lengths)
         return batch
 
     def check_lengths(self, name: str, lengths: dict[str, int]) -> None:

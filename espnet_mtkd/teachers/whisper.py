@@ -110,7 +110,15 @@ class LogMel(nn.Module):
         self.register_buffer("window", torch.hann_window(N_FFT), persistent=False)
 
     def forward(self, wav_N):
-        """(N,) waveform at 16 kHz -> (mel bins, N // 160), in about -1..1."""
+        """(N,) waveform at 16 kHz -> (mel bins, N // 160), in about -1..1.
+
+        In fp32, under autocast too: half precision has no energies as small as those of
+        quiet audio.
+        """
+        with torch.autocast(wav_N.device.type, enabled=False):
+            return self._log_mel(wav_N.float())
+
+    def _log_mel(self, wav_N):
         spec = torch.stft(
             wav_N, N_FFT, HOP, window=self.window, return_complex=True
         )  # (bins, N // HOP + 1), reflect-padded

@@ -61,8 +61,10 @@ class StepWatch:
         for handle in self._handles:
             handle.remove()
 
-    def _note(self, *_) -> None:
-        self._stepped = True
+    def _note(self, optimizer, *_) -> None:
+        # A scaler always calls a fused optimiser, which then does nothing by this flag.
+        found_inf = getattr(optimizer, "found_inf", None)
+        self._stepped = found_inf is None or not bool(found_inf)
 
     def _keep_loss(self, model, inputs, result) -> None:
         loss = result["loss"] if isinstance(result, dict) else result[0]

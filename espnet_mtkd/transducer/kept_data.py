@@ -95,15 +95,24 @@ class JoinedIter:
     def skip(self, num_batches: int) -> Iterator:
         """Iterate over what comes behind the first batches, which are not read."""
         if num_batches >= len(self):
-            return
+            return iter(())
         labelled = [i for i, x in enumerate(self.mixed.sources()) if x < 0]
-        waiting = None
-        for utt_ids, batch in self.mixed.skip(labelled[num_batches]):
-            if not bool(batch.pop("is_unlabelled")):
-                if waiting is not None:
-                    yield waiting
-                waiting = utt_ids, {**batch, KEY: []}
-            else:
-                waiting[1][KEY].append({**batch, "utt_id": utt_ids})
-        if waiting is not None:
-            yield waiting
+        return join(self.mixed.skip(labelled[num_batches]))
+
+
+def join(mixed: Iterator) -> Iterator:
+    """Labelled batches, each with the unlabelled ones that follow it at the key `KEY`.
+
+    Args:
+        mixed: of `MixedIter`, a labelled batch first.
+    """
+    waiting = None
+    for utt_ids, batch in mixed:
+        if not bool(batch.pop("is_unlabelled")):
+            if waiting is not None:
+                yield waiting
+            waiting = utt_ids, {**batch, KEY: []}
+        else:
+            waiting[1][KEY].append({**batch, "utt_id": utt_ids})
+    if waiting is not None:
+        yield waiting

@@ -33,7 +33,8 @@ def lattice_loss(logp_BTU2, num_frames_B, num_labels_B) -> torch.Tensor:
     logp = logp_BTU2.detach()
     blank = logp[..., 0].masked_fill(~is_row[:, None], NEVER).amax(2)
     label = logp[:, :, :-1, 1].masked_fill(~is_frame[:, :, None], NEVER).amax(1)
-    blank, label = blank * is_frame, label * is_label
+    # (Not by a product: behind an utterance stands anything, NaN included.)
+    blank, label = blank.masked_fill(~is_frame, 0.0), label.masked_fill(~is_label, 0.0)
     off = torch.stack([blank[:, :, None].expand(B, T, U), _beside(label, T)], -1)
     loss = torchaudio.functional.rnnt_loss(
         logp_BTU2 - off,

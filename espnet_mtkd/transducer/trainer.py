@@ -143,8 +143,12 @@ class Timed:
 
     def skip(self, first: int) -> Iterator:
         """Iterate over what comes behind the first batches, which are not read."""
+        # (Now, not with the first batch: a loader draws its seed when that is made.)
+        return self._tell_progress(iter(skip(self.batches, first)), first)
+
+    def _tell_progress(self, batches: Iterator, first: int) -> Iterator:
         num_batches = length_of(self.batches)
-        for i, item in enumerate(skip(self.batches, first), first):
+        for i, item in enumerate(batches, first):
             done = self.num_done + (i / num_batches if num_batches else 0.0)
             self.kept.progress = done / self.num_epochs
             yield item

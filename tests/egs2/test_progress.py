@@ -129,3 +129,13 @@ def test_the_plan_says_what_was_measured_before(tmp_path):
     # Another experiment takes as long as this one.
     result = run(recipe, asr_tag="b", teachers="none", dry_run="true")
     assert "-> exp/asr_b: would run: not finished yet; took 1 s before" in result.stdout
+
+
+def test_nothing_is_left_that_holds_the_output(tmp_path):
+    """Of `mtkd.sh | tee log`, say: it ends when the step does."""
+    env = {**os.environ, "MTKD_PROGRESS_S": "1000"}
+    body = "tell() { echo x; }; watched tell sleep 0.2; echo done"
+    found = subprocess.run(
+        script(body), cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60
+    )
+    assert found.stdout == "done\n"

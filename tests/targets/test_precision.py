@@ -1,6 +1,7 @@
 """Live teachers in another data type than float32."""
 
 import argparse
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ import torch
 from espnet_mtkd.bin.mtkd_train import main
 from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.pretraining.task import MTKDTask, load_teachers
-from espnet_mtkd.targets.precision import check_live_precision
+from espnet_mtkd.targets.precision import check_live_precision, standardised_error
 from espnet_mtkd.teachers.base import parse_teachers
 
 
@@ -165,3 +166,14 @@ def test_beside_stored_targets_it_is_refused(
     assert end.value.code == 2
     assert "leave it out" in capsys.readouterr().err
     main(words)
+
+
+def test_an_outlier_that_leaves_the_range_is_seen():
+    """Outliers overflow first; what they would do to the error is left out else."""
+    exact = torch.randn(3000, 16, generator=torch.Generator().manual_seed(0))
+    exact[::50] *= 2e4
+    found = exact.half().float()
+    is_finite = found.isfinite().all(1)
+    assert 0 < int((~is_finite).sum()) < 60
+    assert standardised_error(exact, found) == math.inf
+    assert standardised_error(exact[is_finite], found[is_finite]) < 1e-3

@@ -146,3 +146,13 @@ def test_leaving_out_the_padding_keeps_most_of_the_embeddings(name):
     for layer, (a, b) in enumerate(zip(full, cut, strict=True)):
         cosine = torch.nn.functional.cosine_similarity(a[0, :200], b[0], dim=-1)
         assert cosine.mean() > (0.99 if layer == 0 else 0.5), layer
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("gain", [1.0, 0.003])
+def test_log_mel_is_computed_in_fp32_under_autocast(dtype, gain):
+    """Half precision has no numbers as small as the energies of quiet audio."""
+    wave = gain * torch.from_numpy(builders.speech_like(1.0, 0))
+    with torch.autocast("cpu", dtype):
+        found = LogMel(80)(wave)
+    torch.testing.assert_close(found, LogMel(80)(wave), rtol=0, atol=0)

@@ -177,3 +177,30 @@ def test_a_validation_loss_that_is_not_finite_is_named():
         check_validation(reporter, ids, Path("exp"))
     reporter.stats.clear()
     check_validation(reporter, ids, Path("exp"))
+
+
+@pytest.mark.parametrize("is_fused", [False, True])
+def test_a_fused_optimiser_under_a_scaler_is_watched_too(is_fused, tmp_path):
+    """A scaler always calls its `step`; nothing happens there by a flag."""
+    model = net()
+    optimizer = torch.optim.Adam(model.parameters(), fused=is_fused)
+    scaler = GradScaler("cpu", init_scale=4.0)
+    watch = StepWatch(model, [optimizer], tmp_path, 100, 1, scaler, writes=False)
+    data = batches(3)
+    data[1][2, 1] = math.nan
+    states = [copy.deepcopy(model.state_dict())]
+    for i, x in enumerate(data):
+        watch.before([f"utt{i}"], {"speech": x})
+        scaler.scale(model(x)[0]).backward()
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        watch.after()
+        states.append(copy.deepcopy(model.state_dict()))
+    watch.close()
+    changed = [
+        any(not torch.equal(a[k], b[k]) for k in a)
+        for a, b in zip(states, states[1:], strict=False)
+    ]
+    assert changed == [True, False, True] and watch.num_skipped == 1

@@ -1,10 +1,16 @@
 """Labelled batches, each with the unlabelled ones behind it."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from espnet_mtkd.pretraining.check import CheckedBatches
 from espnet_mtkd.pretraining.mixing import MixedIter
+from espnet_mtkd.training.position import random_state
+from espnet_mtkd.training.trainer import Steps
 from espnet_mtkd.transducer.kept_data import KEY, JoinedIter
+from espnet_mtkd.transducer.trainer import Timed
 
 
 class Heard(torch.utils.data.Dataset):
@@ -24,7 +30,7 @@ class Heard(torch.utils.data.Dataset):
 
     @staticmethod
     def collate(items):
-        return items, {"speech": torch.tensor([float(items[0][1:])])}
+        return items, {"speech": torch.tensor([[float(items[0][1:])]])}
 
 
 def joined(num_labelled: int, order: list[int]):
@@ -50,3 +56,40 @@ def test_what_is_left_out_is_not_read_and_the_rest_is_the_same(num_labelled, ord
         assert names(batches.skip(num)) == whole[num:]
         read = [utt for x in sets for utt in x.read]
         assert sorted(read) == sorted(utt for x in whole[num:] for utt in x)
+
+
+class Quiet:
+    """A watch that sees nothing."""
+
+    def before(self, *_):
+        pass
+
+    def after(self):
+        pass
+
+
+WRAPPERS = {
+    "stage 1": lambda: CheckedBatches(Heard("a", 6).loader()),
+    "stage 1, unlabelled": lambda: CheckedBatches(joined(6, [0, 1] * 3)[0].mixed),
+    "stage 2, kept": lambda: Timed(Heard("a", 6).loader(), SimpleNamespace(), 0, 2),
+    "stage 2, kept, unlabelled": lambda: Timed(
+        joined(6, [0, 1] * 3)[0], SimpleNamespace(), 0, 2
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPERS)
+def test_what_a_step_draws_is_the_same_after_a_resume(kind):
+    """Dropout and masks: a loader's own draw comes before the state that was kept."""
+    kept = []
+    torch.manual_seed(0)
+    whole = []
+    steps = Steps(
+        WRAPPERS[kind](), Quiet(), lambda *_: kept.append(random_state()), None, 0
+    )
+    for utts, _ in steps:
+        whole.append((utts, torch.rand(3).tolist()))
+    torch.manual_seed(1)
+    position = dict(num_batches=3, random=[kept[2]])
+    rest = Steps(WRAPPERS[kind](), Quiet(), lambda *_: None, position, 0)
+    assert [(utts, torch.rand(3).tolist()) for utts, _ in rest] == whole[3:]

@@ -47,3 +47,17 @@ def test_no_label_and_one_frame():
     logp = torch.tensor([[[[-1.0, -9.0]]]])
     one, none = (torch.tensor([n], dtype=torch.int32) for n in (1, 0))
     assert lattice_loss(logp, one, none).tolist() == [1.0]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_stands_behind_an_utterance_counts_for_nothing(value):
+    torch.manual_seed(0)
+    T, U = torch.tensor([6, 4], dtype=torch.int32), torch.tensor([3, 2]).int()
+    clean = torch.randn(2, 6, 4, 2).log_softmax(-1)
+    logp = clean.clone()
+    logp[1, 4:] = logp[1, :, 3:] = value
+    logp.requires_grad_()
+    found = lattice_loss(logp, T, U)
+    torch.testing.assert_close(found, lattice_loss(clean, T, U))
+    (gradient,) = torch.autograd.grad(found.sum(), logp)
+    assert gradient[0].isfinite().all() and gradient[1, :4, :3].isfinite().all()

@@ -368,7 +368,8 @@ show_progress() {  # <function>
     local begin now shown='' every=${MTKD_PROGRESS_S:-30} columns
     begin=$(date +%s)
     [ ! -t 1 ] || every=2
-    while sleep "${every}"; do
+    # (Left behind for a moment, sleep must not hold what this script's output is piped to.)
+    while sleep "${every}" > /dev/null 2>&1; do
         now=$("$1" "${begin}" 2> /dev/null | tail -n 1 || true)
         [ -n "${now}" ] && [ "${now}" != "${shown}" ] || continue
         shown=${now}
