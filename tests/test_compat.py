@@ -86,6 +86,10 @@ def numbers(n: int):
 @typechecked
 def wrong(x: int) -> str:
     return x
+
+@typechecked
+def last(x: int):
+    return x * 2
 """
 
 
@@ -115,5 +119,7 @@ def test_types_are_checked_from_the_first_call_on(tmp_path, monkeypatch):
             with pytest.raises(typeguard.TypeCheckError):
                 call()
     assert len(rewritten) == 4  # each once
+    (tmp_path / "marked.py").write_text(MARKED.replace("* 2", "* 3") + "\n# changed")
+    assert module.last(4) == 8 and module.last("ab") == "abab"  # as it was imported
     assert str(inspect.signature(module.Child.named)) == "(name: str = 'a')"
     assert pickle.loads(pickle.dumps(module.numbers)) is module.numbers
