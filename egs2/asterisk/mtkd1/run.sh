@@ -13,7 +13,7 @@ EOF
 usage="[--budget smoke|default|ladder|full] [options of ladder.sh and mtkd.sh]"
 about='  smoke    from scratch, two teachers kept on in stage 2, with 1 epoch a training: do all
            stages run? (10 min)
-  default  the same two rows, trained (an hour or so on two cores)
+  default  the same two rows, trained (35 minutes or so on two cores)
   ladder   from scratch; two teachers; kept on in stage 2, or with path distillation from a teacher transducer;
            with two hours of unlabelled audio in stage 1; with its pseudo-labels in stage
            2; both encoders
