@@ -55,7 +55,8 @@ class Bench:
         self.is_gpu = device == "cuda"
         self.recipe = ROOT / "egs2" / ("librispeech_100" if self.is_gpu else "asterisk")
         self.conf = self.recipe / "mtkd1/conf"
-        self.num_steps = 20 if self.is_gpu else 3
+        # How often something is timed, and done before that.
+        self.num_steps, self.num_warm = (20, 2) if self.is_gpu else (2, 1)
         num_utts, longest = (24, 192_000) if self.is_gpu else (4, 48_000)
         self.num_samples = [longest - 1600 * i for i in range(num_utts)]
         num_tokens = 500 if self.is_gpu else 30
@@ -76,15 +77,15 @@ class Bench:
             torch.cuda.synchronize()
 
     def seconds(self, function) -> float:
-        """Median of the seconds that a call takes, after two to warm up."""
+        """Median of the seconds that a call takes, once it is warm."""
         times = []
-        for _ in range(self.num_steps + 2):
+        for _ in range(self.num_steps + self.num_warm):
             self.synchronize()
             start = time.perf_counter()
             function()
             self.synchronize()
             times.append(time.perf_counter() - start)
-        return statistics.median(times[2:])
+        return statistics.median(times[self.num_warm :])
 
     def seconds_and_memory(self, function) -> str:
         """Milliseconds of a call and, on a GPU, the peak of what was allocated."""
