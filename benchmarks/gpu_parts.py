@@ -5,7 +5,6 @@ dimensions, batches of 24 utterances of up to 12 s, a teacher of HuBERT Large's 
 a CPU they are those of egs2/asterisk, and the teacher is tiny.
 """
 
-import contextlib
 import copy
 import json
 import os
@@ -53,8 +52,8 @@ class Bench:
     def __init__(self, device: str, folder: Path, out: Path):
         self.device, self.folder, self.out = torch.device(device), folder, out
         self.is_gpu = device == "cuda"
-        self.recipe = ROOT / "egs2" / ("librispeech_100" if self.is_gpu else "asterisk")
-        self.conf = self.recipe / "mtkd1/conf"
+        recipe = "librispeech_100" if self.is_gpu else "asterisk"
+        self.conf = ROOT / "egs2" / recipe / "mtkd1/conf"
         # How often something is timed, and done before that.
         self.num_steps, self.num_warm = (20, 2) if self.is_gpu else (2, 1)
         num_utts, longest = (24, 192_000) if self.is_gpu else (4, 48_000)
@@ -118,17 +117,10 @@ class Bench:
 
     def cached_teachers(self):
         """Targets of the batch that are read from stores of random codes."""
-        from kept_teachers import write_targets
-
-        from espnet_mtkd.targets.teacher import CachedTeacher
-        from espnet_mtkd.teachers.s3prl import TeacherPool
+        from kept_teachers import stored_teachers
 
         stores = self.folder / f"targets_{os.getpid()}"
-        configs = [
-            write_targets(stores, name, dim, self.num_samples)
-            for name, dim in self.dims.items()
-        ]
-        return TeacherPool(configs, lambda c: CachedTeacher(c, stores))
+        return stored_teachers(stores, self.dims, self.num_samples)
 
     def live_teacher(self, dtype: torch.dtype = torch.float32):
         """A random HuBERT through s3prl's own loading code."""
@@ -214,9 +206,8 @@ def precision(bench: Bench) -> None:
 
 def autocast(device: torch.device, dtype: torch.dtype):
     """Mixed precision, or nothing for float32."""
-    if dtype == torch.float32:
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype)
+    is_lower = dtype != torch.float32
+    return torch.autocast(device.type, dtype if is_lower else None, enabled=is_lower)
 
 
 def loss_of(model, batch: dict, dtype) -> float:
@@ -261,9 +252,7 @@ def step(bench: Bench) -> None:
     for what in ("plain loss", "sliced loss", "sliced loss, kept teachers"):
         model = bench.stage2(what.split()[0]).to(bench.device)
         if "kept" in what:
-            stores = bench.folder / "kept"
-            kept = kept_teachers(model, stores, bench.dims, bench.num_samples)
-            model.keep_teachers(kept)
+            model.keep_teachers(kept_teachers(model, cached))
             model.to(bench.device)
         for dtype in (torch.float32, half):
             result = bench.seconds_and_memory(training_step(bench, model, batch, dtype))

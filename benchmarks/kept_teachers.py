@@ -84,18 +84,23 @@ def write_targets(folder: Path, name: str, dim: int, num_samples=NUM_SAMPLES):
     return config
 
 
-def kept_teachers(model, folder: Path, dims=DIMS, num_samples=NUM_SAMPLES):
-    """Heads with random weights over stored targets, which are written first."""
+def stored_teachers(folder: Path, dims=DIMS, num_samples=NUM_SAMPLES):
+    """Teachers that are read from stores of random codes, which are written first."""
+    from espnet_mtkd.targets.teacher import CachedTeacher
+    from espnet_mtkd.teachers.s3prl import TeacherPool
+
+    configs = [write_targets(folder, k, dim, num_samples) for k, dim in dims.items()]
+    return TeacherPool(configs, lambda c: CachedTeacher(c, folder))
+
+
+def kept_teachers(model, teachers):
+    """Heads with random weights over their targets."""
     from espnet_mtkd.objective.losses import EmbeddingLoss
     from espnet_mtkd.pretraining.model import objective_on
     from espnet_mtkd.student.grid import FrameGrid
-    from espnet_mtkd.targets.teacher import CachedTeacher
-    from espnet_mtkd.teachers.s3prl import TeacherPool
     from espnet_mtkd.transducer.kept import KeptTeachers
     from espnet_mtkd.transducer.kept_options import KeptOptions
 
-    configs = [write_targets(folder, k, dim, num_samples) for k, dim in dims.items()]
-    teachers = TeacherPool(configs, lambda c: CachedTeacher(c, folder))
     grid = FrameGrid.of(model.frontend, model.encoder)
     objective = objective_on(
         model.encoder, grid, teachers.targets, loss=EmbeddingLoss()
@@ -132,7 +137,7 @@ def main():
         for name in ("without", "with"):
             model = build_student(args.encoder)
             if name == "with":
-                model.keep_teachers(kept_teachers(model, Path(folder)))
+                model.keep_teachers(kept_teachers(model, stored_teachers(Path(folder))))
             optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
 
             def step(model=model, optimizer=optimizer):
