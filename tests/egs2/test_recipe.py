@@ -16,6 +16,7 @@ pytestmark = pytest.mark.slow
 DATA_STAGES = [1, 3, 3, 3, 4, 4, 5, 6]  # 3: each set; 4: train with valid, test
 SCRATCH_STAGES = [*DATA_STAGES, 11, 12, 13]
 TEACHER_STAGES = [*DATA_STAGES, *range(7, 14)]
+SETS = "--train_set train_smoke --valid_set valid_smoke --test_sets test_smoke".split()
 KILL_AFTER_S = 900  # a run that is not in its training by then never will be
 
 
@@ -135,7 +136,7 @@ def test_rates_are_those_of_the_scored_files(finished):
     recipe = finished[0]
     rates = []
     for name in ("scratch", "teachers_stored_kept"):
-        (folder,) = recipe.glob(f"exp_smoke/asr_conformer_{name}/*/test/score_wer")
+        (folder,) = recipe.glob(f"exp_smoke/asr_conformer_{name}/*/{SETS[-1]}/score_wer")
         ref, hyp = (dict(read(folder / f"{x}.trn")) for x in ("ref", "hyp"))
         assert ref.keys() == hyp.keys()
         errors = sum(Levenshtein.distance(ref[u], hyp[u]) for u in ref)
@@ -169,7 +170,7 @@ def test_a_row_that_is_not_finished_is_named_below_the_table(finished):
     command = [
         *("./ladder.sh", "--expdir", "exp_smoke", "--encoders", "conformer"),
         *("--rows", "scratch kept live", "--note", "A note."),
-        *("--train_set", "train", "--valid_set", "valid", "--test_sets", "test"),
+        **SETS,
         *("--stop_stage", "0"),
     ]
     before = rows_of(recipe)
@@ -203,8 +204,7 @@ def mtkd(finished, warm_python):
 
 def run_mtkd(recipe: Path, python: Path, *options) -> str:
     command = [
-        *("./mtkd.sh", "--train_set", "train", "--valid_set", "valid"),
-        *("--test_sets", "test", "--lang", "en", "--token_type", "char"),
+        *("./mtkd.sh", *SETS, "--lang", "en", "--token_type", "char"),
         *("--max_wav_duration", "30", "--ngpu", "0", "--nj", "2"),
         *("--inference_nj", "2", "--inference_args", "--beam_size 1"),
         *("--expdir", "exp_smoke", "--python", str(python), *options),
@@ -223,7 +223,7 @@ def unlabelled(finished):
     recipe = finished[0]
     others = recipe / "data/others"
     others.mkdir()
-    (others / "wav.scp").write_text((recipe / "data/test/wav.scp").read_text())
+    (others / "wav.scp").write_text((recipe / "data/test_smoke/wav.scp").read_text())
     return "data/others"
 
 
@@ -240,7 +240,7 @@ def test_stored_targets_and_unlabelled_audio_train_too(finished, unlabelled, mtk
     mtkd(*options)
     targets = recipe / "exp_smoke/mtkd_targets_num_codebooks4"
     for teacher in ("whisper_tiny_en", "whisper_base"):
-        for dset in ("train", "valid", "unlabelled_others"):
+        for dset in ("train_smoke", "valid_smoke", "unlabelled_others"):
             assert (targets / teacher / dset / "manifest.json").is_file()
     log = (recipe / "exp_smoke/mtkd_stored/train.log").read_text()
     assert "loss_unlabelled=" in log and "cosine_whisper_base_l4=" in log
@@ -274,14 +274,14 @@ def test_a_teacher_transducer_transcribes_and_distils(finished, unlabelled, mtkd
     )
     mtkd(*teacher)
     mtkd(*student)
-    table = recipe / "dump/raw/train_pseudo_asr_teacher/pseudo_labels.tsv"
+    table = recipe / "dump/raw/train_smoke_pseudo_asr_teacher/pseudo_labels.tsv"
     rows = [line.split("\t") for line in table.read_text().splitlines()[1:]]
     scp = (recipe / "data/others/wav.scp").read_text().splitlines()
     assert sorted(row[0] for row in rows) == sorted(x.split()[0] for x in scp)
     num_kept = sum(int(row[3]) for row in rows)
     stores = list((recipe / "exp_smoke/mtkd_paths_asr_teacher").glob("*/manifest.json"))
     assert len(stores) == 1
-    num_labelled = len((recipe / "dump/raw/train/wav.scp").read_text().splitlines())
+    num_labelled = len((recipe / "dump/raw/train_smoke/wav.scp").read_text().splitlines())
     text = (table.parent / "text").read_text().splitlines()
     assert len(text) == num_labelled + num_kept
     log = (recipe / "exp_smoke/asr_kd/train.log").read_text()
@@ -306,8 +306,8 @@ def test_a_streaming_student_is_decoded_chunk_by_chunk_too(finished, mtkd):
     )
     text = mtkd(*options)
     assert "RTF: " in text
-    decoded = recipe / "exp_smoke/asr_streaming/decode_stream/test"
-    scp = (recipe / "data/test/wav.scp").read_text().splitlines()
+    decoded = recipe / "exp_smoke/asr_streaming/decode_stream/test_smoke"
+    scp = (recipe / "data/test_smoke/wav.scp").read_text().splitlines()
     assert [x.split()[0] for x in (decoded / "text").open()] == [
         x.split()[0] for x in scp
     ]

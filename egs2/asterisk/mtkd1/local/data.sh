@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Asterisk's English prompts (one speaker, 0.3 h) -> data/{train,valid,test}.
+# Asterisk's English prompts (one speaker, 0.3 h) -> data/{train,valid,test}, and a small
+# part of each in data/{train,valid,test}_smoke.
 #
 # The prompts come, in this order, from
 #   - ${ASTERISK}, where it holds them already (any layout: core-sounds-en.txt or
@@ -163,6 +164,13 @@ if [ "${stage}" -le 2 ] && [ "${stop_stage}" -ge 2 ]; then
             exit 4
         fi
         rm -f data/.validate
+    done
+    # For a smoke run, a few of each, from the whole list
+    for part in train:100 valid:16 test:24; do
+        dset=${part%:*}
+        all=$(wc -l < "data/${dset}/text")
+        few=$((all < ${part#*:} ? all : ${part#*:}))
+        utils/subset_data_dir.sh "data/${dset}" "${few}" "data/${dset}_smoke"
     done
 fi
 
