@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -211,6 +214,31 @@ def stage1(stage1_command, two_teachers, tmp_path_factory):
         return runs[encoder]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def warm_python(tmp_path_factory) -> Path:
+    """An interpreter that starts at once: see `warm_python.py`."""
+    program = Path(__file__).with_name("warm_python.py")
+    folder = tmp_path_factory.mktemp("warm")
+    path = folder / "socket"
+    with open(folder / "log", "w") as log:
+        server = subprocess.Popen(
+            [sys.executable, program, "serve", path], stdout=log, stderr=log
+        )
+    try:
+        while not path.exists():
+            assert server.poll() is None, (folder / "log").read_text()
+            time.sleep(0.1)
+        command = folder / "python3"
+        command.write_text(
+            f'#!/bin/sh\nexec "{sys.executable}" -IS "{program}" run "{path}" "$@"\n'
+        )
+        command.chmod(0o755)
+        yield command
+    finally:
+        server.kill()
+        server.wait()
 
 
 @pytest.fixture(scope="session")

@@ -99,7 +99,7 @@ def test_the_espnet3_example_trains_what_the_reference_configs_do():
 
 
 @pytest.mark.parametrize("mode", ["live", "stored"])
-def test_stage_1_by_espnet3(corpus, two_teachers, tmp_path, mode):
+def test_stage_1_by_espnet3(corpus, two_teachers, warm_python, tmp_path, mode):
     """What is written is what ESPnet3 said it was, and stage 2 begins with it."""
     example = builders.ROOT / "examples/espnet3"
     config = yaml.safe_load((example / "train_mtkd.yaml").read_text())
@@ -131,7 +131,7 @@ def test_stage_1_by_espnet3(corpus, two_teachers, tmp_path, mode):
     run += ["--training_config", "train_mtkd.yaml"]
     for command in (doctor, run):
         subprocess.run(
-            [sys.executable, *command],
+            [warm_python, *command],
             check=True,
             capture_output=True,
             cwd=tmp_path,

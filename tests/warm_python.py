@@ -82,8 +82,10 @@ def serve(path: str) -> None:
     import importlib
     import signal
 
+    from espnet_mtkd.compat import check_types_lazily
     from espnet_mtkd.teachers.hub import import_s3prl_hub
 
+    check_types_lazily()  # as this package's commands do
     import_s3prl_hub()
     for name in MODULES:
         importlib.import_module(name)

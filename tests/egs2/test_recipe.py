@@ -170,7 +170,7 @@ def test_a_row_that_is_not_finished_is_named_below_the_table(finished):
     command = [
         *("./ladder.sh", "--expdir", "exp_smoke", "--encoders", "conformer"),
         *("--rows", "scratch kept live", "--note", "A note."),
-        **SETS,
+        *SETS,
         *("--stop_stage", "0"),
     ]
     before = rows_of(recipe)

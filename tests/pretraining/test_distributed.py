@@ -8,7 +8,6 @@ padded as the whole is.
 import os
 import socket
 import subprocess
-import sys
 
 import builders
 import pytest
@@ -41,7 +40,7 @@ OPTIONS = {
 
 
 @pytest.fixture(scope="module", params=OPTIONS)
-def command(request, tmp_path_factory, two_teachers):
+def command(request, tmp_path_factory, two_teachers, warm_python):
     folder = tmp_path_factory.mktemp("distributed")
     train = write_data(folder / "train", NUM_UTTS, 1)
     valid = write_data(folder / "valid", 4, 2)
@@ -67,7 +66,7 @@ def command(request, tmp_path_factory, two_teachers):
         config.pop(name, None)
     scp = "wav.scp,speech,sound"
     return [
-        *(sys.executable, "-m", "espnet_mtkd.bin.mtkd_train"),
+        *(warm_python, "-m", "espnet_mtkd.bin.mtkd_train"),
         *("--config", builders.write_yaml(folder / "train_mtkd.yaml", config)),
         *("--student_config", builders.write_yaml(folder / "train_asr.yaml", asr)),
         *("--teachers", two_teachers),

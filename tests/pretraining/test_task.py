@@ -122,7 +122,7 @@ def test_config_yaml_stands_on_its_own(stage1, encoder, monkeypatch, tmp_path):
 
 
 def test_first_two_epochs_and_the_resumed_third_are_three_epochs(
-    stage1_command, two_teachers, tmp_path
+    stage1_command, two_teachers, warm_python, tmp_path
 ):
     """Each training in a process of its own, as a training is resumed."""
 
@@ -131,7 +131,7 @@ def test_first_two_epochs_and_the_resumed_third_are_three_epochs(
         words = stage1_command(
             tmp_path / name, two_teachers, config=config, extra=extra
         )
-        command = [sys.executable, "-m", "espnet_mtkd.bin.mtkd_train", *words]
+        command = [warm_python, "-m", "espnet_mtkd.bin.mtkd_train", *words]
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
         subprocess.run(command, check=True, capture_output=True, env=env)
         return tmp_path / name

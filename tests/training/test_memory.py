@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 
 import builders
 import pytest
@@ -74,10 +73,10 @@ def data(tmp_path_factory):
     return write
 
 
-def run(tmp_path, module: str, command: list) -> list[dict]:
+def run(python, tmp_path, module: str, command: list) -> list[dict]:
     """What was found after the two steps of a training."""
     out = tmp_path / "found.json"
-    words = [sys.executable, "-c", PROGRAM, out, FIRST, LAST, module, *command]
+    words = [python, "-c", PROGRAM, out, FIRST, LAST, module, *command]
     ran = subprocess.run(
         [str(x) for x in words],
         capture_output=True,
@@ -122,7 +121,7 @@ def stage1_words(folder, teachers, exp, **changes) -> list:
 
 
 @pytest.mark.parametrize("kind", ["live", "remembered", "cached"])
-def test_stage_1_is_flat(data, two_teachers, tmp_path, kind):
+def test_stage_1_is_flat(data, two_teachers, warm_python, tmp_path, kind):
     """Within an epoch; of live teachers that remember over many of them."""
     num_utts = 10 if kind == "remembered" else LAST + 5
     folder = data(num_utts)
@@ -137,10 +136,10 @@ def test_stage_1_is_flat(data, two_teachers, tmp_path, kind):
         targets += ["--form", "fp16", "--data_dir", folder / "train", folder / "valid"]
         mtkd_extract.main([str(x) for x in targets])
         words += ["--targets_dir", tmp_path / "targets"]
-    assert_flat(run(tmp_path, "espnet_mtkd.bin.mtkd_train", words))
+    assert_flat(run(warm_python, tmp_path, "espnet_mtkd.bin.mtkd_train", words))
 
 
-def test_stage_2_is_flat(data, tmp_path):
+def test_stage_2_is_flat(data, warm_python, tmp_path):
     folder = data(LAST + 5)
     config = builders.asr_config("conformer", batch_type="unsorted", batch_size=1)
     config = {**config, "optim_conf": dict(lr=1e-4)}
@@ -152,4 +151,4 @@ def test_stage_2_is_flat(data, tmp_path):
         *("--output_dir", tmp_path / "exp"),
         *data_words(folder, "wav.scp", "text"),
     ]
-    assert_flat(run(tmp_path, "espnet_mtkd.bin.mtkd_espnet", words))
+    assert_flat(run(warm_python, tmp_path, "espnet_mtkd.bin.mtkd_espnet", words))

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -413,7 +412,7 @@ def test_two_processes_update_as_one_does(stage1_of_equal_lengths, tmp_path):
 
 
 @pytest.fixture
-def stage1_of_equal_lengths(data, targets, two_teachers, tmp_path):
+def stage1_of_equal_lengths(data, targets, two_teachers, warm_python, tmp_path):
     """Function: final parameters and heads of a training by so many processes.
 
     BatchNorm sees its own process's share, so there is none; and a batch is padded as
@@ -477,7 +476,7 @@ def stage1_of_equal_lengths(data, targets, two_teachers, tmp_path):
                     *("--multiprocessing_distributed", "false", "--dist_rank", rank),
                     *("--dist_master_addr", "localhost", "--dist_master_port", port),
                 ]
-            program = [sys.executable, "-m", "espnet_mtkd.bin.mtkd_espnet"]
+            program = [warm_python, "-m", "espnet_mtkd.bin.mtkd_espnet"]
             jobs.append(
                 subprocess.Popen(
                     [*program, *words, *map(str, extra)],
