@@ -79,11 +79,13 @@ def build(recipe: Path) -> list[tuple[str, Path]]:
             mtkd = exp / f"mtkd_{name}"
             config["init_param"] = [f"{mtkd}/valid.loss.best.pth:encoder:encoder"]
             mtkd.mkdir()
-            builders.write_yaml(
-                mtkd / "config.yaml",
-                dict(teachers=[dict(name="hubert", layers=[2]), dict(name="wavlm")]),
-            )
-            write_curve(mtkd, CURVES, [1.45, 0.75])
+            teachers = [dict(name="hubert", layers=[2]), dict(name="wavlm")]
+            curves = CURVES
+            if name == "less":  # without hubert
+                teachers = teachers[1:]
+                curves = {k: v for k, v in CURVES.items() if "hubert" not in k}
+            builders.write_yaml(mtkd / "config.yaml", dict(teachers=teachers))
+            write_curve(mtkd, curves, [1.45, 0.75])
         builders.write_yaml(folder / "config.yaml", config)
         write_curve(folder, {}, [9.0, 5.0, 4.0])
     shutil.copytree(exp / "asr_stream/decode_asr", exp / "asr_stream/decode_stream")

@@ -12,7 +12,7 @@ from espnet_mtkd.data.kaldi import read_wav_scp
 from espnet_mtkd.errors import DataError
 from espnet_mtkd.results.speakers import data_dirs
 
-COMPRESSION = 0.95  # of libsndfile: about 18 kbit/s, at which speech is clear
+COMPRESSION = 0.95  # of libsndfile: about 20 kbit/s, at which speech is clear
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)  # Hz
 MAX_SECONDS = 30.0  # of one utterance; longer ones are cut
 
@@ -28,9 +28,10 @@ def find_audio(folder: Path, dset: str, names: Iterable[str]) -> dict[str, Path]
     Returns:
         Name -> file; without those that no `wav.scp` has.
     """
-    names = list(names)
+    left = list(names)
+    found = {}
     for data_dir in dict.fromkeys(data_dirs(folder, dset)):
-        if not (data_dir / "wav.scp").is_file():
+        if not left or not (data_dir / "wav.scp").is_file():
             continue
         try:
             entries = read_wav_scp(data_dir / "wav.scp")
@@ -38,16 +39,21 @@ def find_audio(folder: Path, dset: str, names: Iterable[str]) -> dict[str, Path]
             continue
         files = {utt.lower(): audio for utt, audio in entries.items()}
         roots = [Path.cwd(), *folder.absolute().parents[:6]]
-        found = {}
-        for name in names:
+        for name in left:
             audio = files.get(_utterance(name, files))
             paths = [root / audio for root in roots] if audio else []
-            path = next((x for x in paths if x.is_file()), None)
+            path = next((x for x in paths if _is_file(x)), None)
             if path is not None:
                 found[name] = path
-        if found:
-            return found
-    return {}
+        left = [name for name in left if name not in found]
+    return found
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _utterance(name: str, known) -> str:

@@ -1,5 +1,6 @@
 """The pictures of a page, each from numbers that the page has as a table too."""
 
+import textwrap
 from collections.abc import Sequence
 
 from espnet_mtkd.report.latency import Latency
@@ -9,7 +10,45 @@ from espnet_mtkd.report.teachers import Added
 from espnet_mtkd.report.training import Curve
 
 LINE = 0.34  # inches for a line of a chart of rows
+TEXT = 0.17  # inches for a line of text
+LETTER = 0.068  # inches, of a letter, on average
 STYLES = ["-", (0, (4, 2)), (0, (1, 1.5))]  # of lines, where there are no more colours
+
+
+def fold(text: str, width: float) -> str:
+    """A title in lines of at most `width` inches; nothing of it is lost."""
+    return textwrap.fill(text, max(10, int(width / LETTER)))
+
+
+def shorten(text: str, width: float) -> str:
+    """A title in one line of at most `width` inches; the table has all of it."""
+    letters = max(10, int(width / LETTER))
+    return text if len(text) <= letters else text[: letters - 1].rstrip() + "…"
+
+
+class _Legend:
+    """Below a figure, in two columns where the titles have room for it.
+
+    Attributes:
+        height: that it adds to the figure, in inches.
+    """
+
+    def __init__(self, titles: Sequence[str], width: float, is_narrow: bool):
+        room = width / 2 - 0.5  # without the line's sample
+        fits = all(len(x) * LETTER <= room for x in titles)
+        self._columns = 2 if fits and not is_narrow else 1
+        self._labels = [fold(x, width / self._columns - 0.5) for x in titles]
+        self.height = TEXT * sum(x.count("\n") + 1 for x in self._labels)
+
+    def draw(self, figure, handles: Sequence) -> None:
+        """Its lines are in the titles' order."""
+        figure.legend(
+            handles,
+            self._labels,
+            loc="outside lower left",
+            ncols=self._columns,
+            handlelength=1.6,
+        )
 
 
 def _series(i: int) -> dict:
@@ -27,7 +66,11 @@ def ladder(outcomes: Sequence[Outcome]) -> str:
 
     def draw(plt, width, is_narrow, tips):
         lines = [_lines(panel) for panel in panels]
-        heights = [LINE * (1.55 if is_narrow else 1) * len(x) + 0.1 for x in lines]
+        labels = [_label(x, width) for panel in panels for x in panel]
+        line = max(LINE, TEXT * (max(x.count("\n") for x in labels) + 1) + 0.08)
+        if is_narrow:
+            line = LINE * 1.55
+        heights = [line * len(x) + 0.1 for x in lines]
         figure, axes = plt.subplots(
             len(sets),
             1,
@@ -37,7 +80,7 @@ def ladder(outcomes: Sequence[Outcome]) -> str:
             layout="constrained",
         )
         for axis, dset, panel in zip(axes[:, 0], sets, lines, strict=True):
-            _draw_rows(axis, panel, is_narrow, tips)
+            _draw_rows(axis, panel, width, is_narrow, tips)
             axis.set_xlim(max(0.0, low - room), high + room * (3.2 if is_narrow else 2))
             axis.set_xlabel(f"WER / % on {dset}")
         return figure
@@ -62,7 +105,14 @@ def _lines(panel: Sequence[Outcome]) -> list[Outcome | str]:
     return lines
 
 
-def _draw_rows(axis, lines: Sequence[Outcome | str], is_narrow: bool, tips) -> None:
+def _label(line: Outcome, width: float) -> str:
+    """Of a row, left of a wide chart."""
+    return fold(line.label, 0.3 * width)
+
+
+def _draw_rows(
+    axis, lines: Sequence[Outcome | str], width: float, is_narrow: bool, tips
+) -> None:
     labels = []
     for y, line in enumerate(lines):
         if isinstance(line, str):
@@ -112,14 +162,14 @@ def _draw_rows(axis, lines: Sequence[Outcome | str], is_narrow: bool, tips) -> N
         )
         if is_narrow:
             axis.annotate(
-                line.label,
+                shorten(line.label, width),
                 (0, y - 0.42),
                 xycoords=("axes fraction", "data"),
                 va="center",
                 color=COLORS["muted"],
                 annotation_clip=False,
             )
-        labels.append("" if is_narrow else line.label)
+        labels.append("" if is_narrow else _label(line, width))
     axis.set_yticks(range(len(lines)), labels, color=COLORS["ink"])
     axis.set_ylim(len(lines) - 0.5, -0.9 if is_narrow else -0.6)
     axis.grid(False, axis="y")
@@ -143,10 +193,11 @@ def curves(
     def draw(plt, width, is_narrow, tips):
         columns = 1 if is_narrow else min(3, len(found))
         num = -(-len(found) // columns)
+        legend = _Legend(runs, width, is_narrow)
         figure, axes = plt.subplots(
             num,
             columns,
-            figsize=(width, num * 2.1 + 0.25 + 0.17 * len(runs)),
+            figsize=(width, num * 2.1 + 0.25 + legend.height),
             squeeze=False,
             layout="constrained",
         )
@@ -173,19 +224,13 @@ def curves(
                 tips.add(
                     last, f"{line.run}, epoch {line.epochs[-1]}: {line.values[-1]:.3f}"
                 )
-            axis.set_title(title)
+            axis.set_title(fold(title, width / columns - 0.6))
             axis.set_ylabel(label)
             axis.xaxis.get_major_locator().set_params(integer=True)
             axis.grid(False, axis="x")
         for axis in axes[-1]:
             axis.set_xlabel("epoch")
-        figure.legend(
-            [handles[x] for x in runs],
-            runs,
-            loc="outside lower left",
-            ncols=1 if is_narrow else 2,
-            handlelength=1.6,
-        )
+        legend.draw(figure, [handles[x] for x in runs])
         return figure
 
     ends = "; ".join(
@@ -220,15 +265,15 @@ def added(found: Sequence[Added]) -> str:
             tips.add(mark, f"{x.title}: {x.points:.1f} points")
             if is_narrow:
                 axis.annotate(
-                    x.title,
+                    shorten(x.title, width),
                     (0, y - 0.42),
                     xycoords=("axes fraction", "data"),
                     va="center",
                     color=COLORS["muted"],
                     annotation_clip=False,
                 )
-        titles = ["" if is_narrow else x.title for x in found]
-        axis.set_yticks(range(len(found)), titles, color=COLORS["ink"])
+        names = ["" if is_narrow else fold(x.title, 0.3 * width) for x in found]
+        axis.set_yticks(range(len(found)), names, color=COLORS["ink"])
         axis.set_ylim(len(found) - 0.5, -0.9)
         axis.set_xlabel("points of WER that the teacher took away")
         axis.grid(False, axis="y")
@@ -263,7 +308,7 @@ def histogram(found: Sequence[Latency]) -> str:
                 align="edge",
                 color=COLORS["accent"],
             )
-            axis.set_title(x.title)
+            axis.set_title(shorten(x.title, width - 0.6))
             axis.set_ylabel("words / %")
             axis.set_xlim(start, end)
             axis.grid(False, axis="x")
@@ -278,27 +323,23 @@ def wer_against_latency(found: Sequence[Latency]) -> str:
     """WER over the median latency of a word; the line ends at the 90th percentile."""
 
     def draw(plt, width, is_narrow, tips):
+        legend = _Legend([x.title for x in found], width, is_narrow)
         figure, axis = plt.subplots(
-            figsize=(width, (2.4 if is_narrow else 2.8) + 0.17 * len(found)),
+            figsize=(width, (2.4 if is_narrow else 2.8) + legend.height),
             layout="constrained",
         )
-        handles = {}
+        handles = []
         for i, x in enumerate(found):
             color = _series(i)["color"]
             axis.plot([x.median, x.p90], [x.wer, x.wer], color=color, alpha=0.5)
             (mark,) = axis.plot([x.median], [x.wer], "o", color=color, markersize=6.5)
             text = f"{x.wer:.1f} % WER, median {x.median:.0f} ms, p90 {x.p90:.0f} ms"
             tips.add(mark, f"{x.title}: {text}")
-            handles[x.title] = mark
+            handles.append(mark)
         axis.margins(0.15)
         axis.set_xlabel("word latency without computation, median to p90 / ms")
         axis.set_ylabel("WER / %")
-        figure.legend(
-            handles.values(),
-            handles,
-            loc="outside lower left",
-            ncols=1 if is_narrow else 2,
-        )
+        legend.draw(figure, handles)
         return figure
 
     facts = "; ".join(f"{x.title}: {x.wer:.1f} % at {x.median:.0f} ms" for x in found)

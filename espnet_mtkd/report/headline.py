@@ -9,12 +9,18 @@ def headline(outcomes: Sequence[Outcome]) -> tuple[str, str]:
     """One sentence on the row whose gain is surest, and what it holds for.
 
     Of the rows that have a baseline the one whose interval of the relative reduction
-    begins highest; where none of them begins above 0, that is what is said.
+    begins highest; where none of them begins above 0, that is what is said. A row
+    without errors has no interval and comes before all.
 
     Args:
         outcomes: of all rows and sets; at least one.
     """
     rivals = [x for x in outcomes if x.werr_interval is not None]
+    perfect = [x for x in outcomes if x.baseline is not None and not x.wer]
+    if perfect:  # of which no draw differs
+        name = _name(perfect[0], outcomes)
+        text = f"{name} makes no word error on {perfect[0].dset}: WER 0.0 %."
+        return _join(text), _holds_for(perfect[0], None)
     if not rivals:
         best = min(outcomes, key=lambda x: x.wer)
         text = f"{_name(best, outcomes)}: WER {best.wer:.1f} % on {best.dset}."

@@ -4,7 +4,7 @@ import base64
 import datetime
 import json
 import math
-import re
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from espnet_mtkd.files import write_atomically
 from espnet_mtkd.report import audio, charts, configs, latency, stages, training
 from espnet_mtkd.report.headline import headline
 from espnet_mtkd.report.outcomes import read_outcomes
-from espnet_mtkd.report.teachers import what_teachers_added
-from espnet_mtkd.report.titles import run_titles, short_names
+from espnet_mtkd.report.teachers import teachers_of, what_teachers_added
+from espnet_mtkd.report.titles import run_titles, short_names, title_of
 from espnet_mtkd.report.utterances import TestSet, read_test_sets
 from espnet_mtkd.results.compare import compare_pairs
 from espnet_mtkd.results.report import machine
@@ -22,7 +22,7 @@ from espnet_mtkd.results.report import machine
 MEGABYTE = 1_000_000
 TEXT_SHARE = 0.3  # of the limit, that references and hypotheses may take
 MAX_WORDS = 400  # letters of the line about audio
-PLACE = "/*audio*/"  # in the page, where the audio goes
+LEAST_ROOM = 6 * MAX_WORDS + 100  # bytes for that line, as JSON
 
 
 def write_page(
@@ -59,15 +59,19 @@ def write_page(
         "sets": _texts(sets, int(TEXT_SHARE * limit)),
         "configs": [{"title": x.title, "config": x.config} for x in parts["made"]],
     }
-    page = _environment().get_template("page.html").render(parts, place=PLACE)
-    room = limit - len(page.encode())
+    place = secrets.token_hex(16)  # where the audio goes: nothing else reads like it
+    page = _environment().get_template("page.html").render(parts, place=place)
+    size = len(page.encode()) + LEAST_ROOM
+    room = limit - size
     if room < 0:
-        size = math.ceil(len(page.encode()) / MEGABYTE * 10) / 10
+        # A larger limit lets in more text, which is a share of it.
+        rest = size - len(json.dumps(parts["data"]["sets"]))
+        least = math.ceil(max(size, rest / (1 - TEXT_SHARE)) / MEGABYTE * 10) / 10
         raise ConfigError(
-            f"--report_mb: expected at least {size:.1f} for the page without audio, "
+            f"--report_mb: expected at least {least:.1f} for the page without audio, "
             f"found {max_mb:g}: give more"
         )
-    page = page.replace(PLACE, _sounds(sets, parts["data"]["sets"], room))
+    page = page.replace(place, _sounds(sets, parts["data"]["sets"], room))
     path = expdir / "report.html"
     write_atomically(path, page.encode())
     return path
@@ -97,7 +101,7 @@ def _parts(expdir: Path, rows, command: str, note: str, pairs) -> dict:
     """What the template shows, and, of what there is nothing, a line each."""
     outcomes = read_outcomes(rows)
     compared = compare_pairs(rows, pairs)
-    added = what_teachers_added(compared)
+    added = what_teachers_added(compared, teachers_of(rows))
     runs = run_titles(rows)
     titles = [title for title, _ in runs]
     trainings = training.read_trainings(runs)
@@ -108,19 +112,25 @@ def _parts(expdir: Path, rows, command: str, note: str, pairs) -> dict:
     if times.is_file():
         ran = stages.read_stages(times, {x.name: title for title, x in runs})
     missing = [
-        (compared, "Comparisons: none was asked for (--compare)."),
+        (
+            compared,
+            "Comparisons: these rows have no set in common."
+            if pairs
+            else "Comparisons: none was asked for (--compare).",
+        ),
         (added, "What each teacher added: no row that leaves one out is compared."),
         (
             trainings.cosine,
-            "Targets of each teacher: no stage 1 left tensorboard files.",
+            "Targets of each teacher: no stage 1 left tensorboard files with numbers.",
         ),
-        (trainings.stage_2, "Curves of stage 2: no tensorboard files."),
+        (trainings.stage_2, "Curves of stage 2: no tensorboard files with numbers."),
         (latencies, "Latency: no streaming row."),
         (ran, "Time and disk: stage_times.tsv has none of these rows."),
     ]
     lines = [line for found, line in missing if not found]
     if trainings.without and trainings.stage_2:
-        lines.append(f"No tensorboard files: {', '.join(trainings.without)}.")
+        names = ", ".join(trainings.without)
+        lines.append(f"No loss in tensorboard files: {names}.")
     return {
         "title": title_of(expdir),
         "headline": headline(outcomes),
@@ -176,12 +186,6 @@ def _charts(outcomes, added, trainings, latencies, titles) -> dict[str, str]:
     return {name: Markup(made.get(name, "")) for name in names}
 
 
-def title_of(expdir: Path) -> str:
-    """The recipe's name: what stands above `mtkd1`, else the folder of `expdir`."""
-    folder = expdir.resolve().parent
-    return folder.parent.name if re.fullmatch(r"mtkd\d+", folder.name) else folder.name
-
-
 def _texts(sets: Sequence[TestSet], num_bytes: int) -> list[dict]:
     """References and hypotheses, the most changed of each set, up to a size."""
     found = []
@@ -223,14 +227,14 @@ def _sounds(sets: Sequence[TestSet], texts: Sequence[dict], room: int) -> str:
     shown.sort(key=lambda x: x[0])
     sounds: list[dict[str, str]] = [{} for _ in sets]
     bad = []
-    left = room - 2 * MAX_WORDS - 20 * len(sets)  # for the line, and the JSON about it
+    left = room
     for _, i, name, path in shown:
         try:
             data = base64.b64encode(audio.to_opus(path)).decode()
         except DataError as e:
             bad.append(str(e))
             continue
-        left -= len(data) + len(name.encode()) + 10
+        left -= len(data) + len(json.dumps(name)) + len('"": ,')
         if left < 0:
             break
         sounds[i][name] = data

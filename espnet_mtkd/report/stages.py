@@ -44,9 +44,11 @@ def read_stages(tsv: Path, titles: Mapping[str, str]) -> list[Stage]:
         if row not in titles:
             continue
         what, _, output = title.partition(" -> ")
-        path = tsv.parent.absolute().parent / output
+        # Of the recipe's directory: here, or above --expdir.
+        roots = (tsv.parent.absolute().parent, Path.cwd())
+        path = next((r / output for r in roots if (r / output).is_dir()), None)
         num_bytes = None
-        if output and output not in seen and path.is_dir():
+        if output and output not in seen and path:
             seen.add(output)
             num_bytes = disk_of(path)
         what = what.split(":")[0]

@@ -1,11 +1,12 @@
 """What each teacher added: rows with all of them against rows without one."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from espnet_mtkd.files import read_yaml
 from espnet_mtkd.results.compare import Difference
-
-WITHOUT = "without "  # what the title of a row that leaves a teacher out begins with
+from espnet_mtkd.results.report import pretraining_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,7 +14,7 @@ class Added:
     """By how many points of WER a row is better than the same without a teacher.
 
     Attributes:
-        title: teacher and test set; the student too, where there are several.
+        title: teacher and test set; row and student too, where there are several.
         points, interval: see `results.compare.Difference`.
     """
 
@@ -22,27 +23,54 @@ class Added:
     interval: tuple[float, float] | None
 
 
-def what_teachers_added(found: Sequence[tuple[str, str, Difference]]) -> list[Added]:
-    """Of all comparisons those in which one of the two rows leaves a teacher out.
+def what_teachers_added(
+    found: Sequence[tuple[str, str, Difference]], teachers: Mapping[str, set[str]]
+) -> list[Added]:
+    """Of all comparisons those of a row with the same less one teacher.
 
     Args:
         found: of `results.compare.compare_pairs`; either row may come first.
+        teachers: name of each row -> its teachers' names.
     """
-    left_out = [x for x in found if _leaves_out(x[0]) != _leaves_out(x[1])]
-    students = {name.rpartition(": ")[0] for name, _, _ in left_out}
-    added = []
-    for name, other, x in left_out:
+    pairs = []
+    for name, other, x in found:
         points, interval = x.points, x.interval
-        if _leaves_out(name):  # asked whether the row without it is better
+        if len(teachers[name]) < len(teachers[other]):  # it was asked the other way
             name, other, points = other, name, -points
             interval = interval and (-interval[1], -interval[0])
-        student, _, what = other.rpartition(": ")
-        title = f"{what.removeprefix(WITHOUT)}, {x.dset}"
-        if len(students) > 1:
+        left_out = teachers[name] - teachers[other]
+        if len(left_out) == 1 and teachers[other] and teachers[other] < teachers[name]:
+            pairs.append((name, *left_out, x.dset, points, interval))
+    with_all = {name.rpartition(": ") for name, *_ in pairs}
+    added = []
+    for name, teacher, dset, points, interval in pairs:
+        student, _, what = name.rpartition(": ")
+        title = f"{teacher}, {dset}"
+        if len({x[2] for x in with_all}) > 1:
+            title += f", in {what}"
+        if len({x[0] for x in with_all}) > 1:
             title = f"{student}: {title}"
         added.append(Added(title, points, interval))
     return added
 
 
-def _leaves_out(name: str) -> bool:
-    return name.rpartition(": ")[2].startswith(WITHOUT)
+def teachers_of(rows: Sequence[tuple[str, Path]]) -> dict[str, set[str]]:
+    """Names of the teachers of each row, by the config of its stage 1.
+
+    Args:
+        rows: name and directory of stage 2.
+
+    Raises:
+        ConfigError: a damaged config.
+    """
+    found: dict[str, set[str]] = {}
+    for name, asr_exp in rows:
+        folder = pretraining_of(asr_exp)
+        config = folder / "config.yaml" if folder else None
+        teachers = (
+            read_yaml(config).get("teachers") if config and config.is_file() else []
+        )
+        found.setdefault(name, set()).update(
+            x["name"] for x in teachers or [] if isinstance(x, dict) and "name" in x
+        )
+    return found

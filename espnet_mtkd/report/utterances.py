@@ -57,7 +57,7 @@ class TestSet:
     Attributes:
         name: of the set.
         decodings: title -> directory with its scores.
-        utterances: those that changed most first.
+        utterances: those that changed most first, of these those with most errors.
     """
 
     name: str
@@ -107,7 +107,7 @@ def _read_set(name: str, decodings: dict[str, Path]) -> TestSet:
             heard.setdefault(utt, []).append(found)
         assert all(len(x) == i + 1 for x in heard.values())
     utterances = [Utterance(u, references[u], heard[u]) for u in references]
-    utterances.sort(key=lambda x: -x.change)
+    utterances.sort(key=lambda x: (-x.change, -x.hypotheses[0].errors))
     return TestSet(name, decodings, utterances)
 
 
@@ -124,13 +124,13 @@ def read_trn(path: Path) -> dict[str, str]:
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
-        match = re.fullmatch(r"(.*?)\s*\(([^()]+)\)\s*", line)
+        match = re.fullmatch(r"(?:(.*)\s)?\((\S+)\)\s*", line)
         if match is None:
             raise DataError(
                 f"{path}:{number}: expected '<words> (<utterance>)', found "
                 f"'{line[:80]}': score this set again (--stage 13)"
             )
-        found[match[2].lower()] = " ".join(match[1].split())
+        found[match[2].lower()] = " ".join((match[1] or "").split())
     return found
 
 
@@ -165,4 +165,5 @@ def _operation(ref: str, hyp: str) -> str:
         return "I"
     if STARS.fullmatch(hyp):
         return "D"
-    return "C" if ref.lower() == hyp.lower() else "S"
+    # (sclite takes small and capital letters as one in ASCII alone)
+    return "C" if ref.encode().lower() == hyp.encode().lower() else "S"

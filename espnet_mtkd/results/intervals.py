@@ -238,16 +238,19 @@ def cost_table(rows: list[tuple[str, Path]]) -> str:
 
 
 def costs(asr_exp: Path) -> tuple[float | None, float | None, float | None]:
-    """Millions of parameters, RTF of offline and of streaming decoding, of one student;
-    None: not known."""
+    """Millions of parameters of what is saved, RTF of offline and of streaming
+    decoding, of one student; None: not known."""
     offline, streamed = [], []
     for folder in find_score_dirs(asr_exp).values():
         if decoding_of(asr_exp, folder) == STREAMED:
             streamed.append(folder / "stream.log")
         else:
             offline.append(folder / "logdir/calculate_rtf.log")
+    log = [asr_exp / "train.log"]
+    size = _mean_of(log, r"Number of model parameters: ([\d.]+) M")
+    heads = _mean_of(log, r"heads that are dropped at saving: (\d+) parameters")
     return (
-        _mean_of([asr_exp / "train.log"], r"Number of model parameters: ([\d.]+) M"),
+        None if size is None else size - (heads or 0) / 1e6,
         _mean_of(offline, r"^RTF: ([\d.]+)"),
         _mean_of(streamed, r"^RTF: ([\d.]+)"),
     )

@@ -143,6 +143,9 @@ class MTKDASRTask(SpawnedErrors, AutomaticSteps, espnet_asr.ASRTask):
             checkpoint = Path(args.keep_teachers_from)
             model.keep_teachers(build_kept_teachers(checkpoint, args, model, options))
             logging.info("kept teachers: %s, of %s", options, checkpoint)
+            num = sum(x.numel() for x in model.kept.parameters())
+            # (`results.intervals.costs` reads this)
+            logging.info("heads that are dropped at saving: %d parameters", num)
         elif args.keep_teachers_from is not None:
             logging.info("the encoder is frozen: its teachers are left out")
         leave_out_intermediate_ctc(args)

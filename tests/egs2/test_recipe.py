@@ -136,7 +136,9 @@ def test_rates_are_those_of_the_scored_files(finished):
     recipe = finished[0]
     rates = []
     for name in ("scratch", "teachers_stored_kept"):
-        (folder,) = recipe.glob(f"exp_smoke/asr_conformer_{name}/*/{SETS[-1]}/score_wer")
+        (folder,) = recipe.glob(
+            f"exp_smoke/asr_conformer_{name}/*/{SETS[-1]}/score_wer"
+        )
         ref, hyp = (dict(read(folder / f"{x}.trn")) for x in ("ref", "hyp"))
         assert ref.keys() == hyp.keys()
         errors = sum(Levenshtein.distance(ref[u], hyp[u]) for u in ref)
@@ -281,7 +283,9 @@ def test_a_teacher_transducer_transcribes_and_distils(finished, unlabelled, mtkd
     num_kept = sum(int(row[3]) for row in rows)
     stores = list((recipe / "exp_smoke/mtkd_paths_asr_teacher").glob("*/manifest.json"))
     assert len(stores) == 1
-    num_labelled = len((recipe / "dump/raw/train_smoke/wav.scp").read_text().splitlines())
+    num_labelled = len(
+        (recipe / "dump/raw/train_smoke/wav.scp").read_text().splitlines()
+    )
     text = (table.parent / "text").read_text().splitlines()
     assert len(text) == num_labelled + num_kept
     log = (recipe / "exp_smoke/asr_kd/train.log").read_text()

@@ -115,9 +115,7 @@ def test_picking_two_rows_changes_what_is_compared(visit, site):
     assert f"fewer errors in {better}" in page.locator("#utterance-count").inner_text()
     form.get_by_label("Show").select_option(label="better in B")
     assert items.count() == better
-    form.get_by_label("Row B").select_option(label="from scratch")
-    assert items.count() == 0  # the same row
-    form.get_by_label("Show").select_option(label="all")
+    form.get_by_label("Row B").select_option(label="from scratch")  # the same row
     assert items.count() == 4 and items.first.locator("dt").count() == 2
 
 
@@ -176,6 +174,13 @@ def test_configs_of_two_rows_are_compared(visit):
     form.get_by_label("Row A").select_option(label="two teachers")
     assert page.locator("#config-differences tbody tr").count() == 0
     assert "0 of" in page.locator("#config-count").inner_text()
+    # What a training has that only one row had is not a hundred differences.
+    form.get_by_label("Row A").select_option(label="from scratch")
+    form.get_by_label("Row B").select_option(label="two teachers")
+    lines = page.locator("#config-differences tbody tr").all_inner_texts()
+    assert lines and all(x.startswith("stage 2: ") for x in lines)
+    count = page.locator("#config-count").inner_text()
+    assert "Only B has stage 1: see below." in count and "Only A" not in count
 
 
 def test_a_phone_needs_no_scrolling_sideways(visit):
@@ -256,10 +261,29 @@ def test_more_utterances_come_when_asked(browser, tmp_path):
     path = write_page(tmp_path / "exp", [("e: a", tmp_path / "exp/asr_a")])
     page = browser.new_page()
     page.goto(path.as_uri())
-    page.locator("#pick-utterances").get_by_label("Show").select_option(label="all")
     items, more = page.locator("#utterance-list li"), page.locator("#more-utterances")
     assert items.count() == 10
     more.click()
     more.click()
     assert items.count() == 24 and more.is_hidden()
+    page.close()
+
+
+def test_the_page_of_one_row_lists_what_it_heard(browser, tmp_path):
+    """As the page of a ladder is that has just begun."""
+    folder = tmp_path / "egs2/words/mtkd1"
+    rows = report_recipe.build(folder)
+    report_recipe.write_audio(folder)
+    path = write_page(folder / "exp", rows[:1])
+    page = browser.new_page()
+    page.goto(path.as_uri())
+    items = page.locator("#utterance-list li")
+    assert items.count() == 4 and page.locator("audio").count() == 4
+    errors = [int(x.split()[0]) for x in page.locator(".change").all_inner_texts()]
+    assert errors == sorted(errors, reverse=True) and errors[0] > 0
+    form = page.locator("#pick-utterances")
+    assert form.get_by_label("Row A").is_visible()
+    assert not form.get_by_label("Row B").is_visible()
+    assert not page.locator("#configs").is_visible()
+    assert page.locator("nav a", has_text="Configs").count() == 0
     page.close()

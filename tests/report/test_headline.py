@@ -68,6 +68,12 @@ def test_students_are_named_where_there_are_several():
     assert headline([BASE, other])[0].startswith("“streaming: all” makes")
 
 
+def test_a_row_without_errors_is_not_passed_over():
+    perfect = taught("perfect", 0.0, None, wer_interval=None)
+    sentence, _ = headline([BASE, taught("good", 40.0, (12.0, 28.0)), perfect])
+    assert sentence == "“perfect” makes no word error on test: WER 0.0\u00a0%."
+
+
 def test_without_a_baseline_it_is_the_rate_alone():
     alone = dataclasses.replace(BASE, wer_interval=None)
     assert headline([alone]) == (
@@ -83,8 +89,13 @@ def test_what_a_teacher_added_has_one_sign_whichever_row_was_asked_for():
         ("e: all", "e: without hubert", found),
         ("e: without wavlm", "e: all", turned),
         ("e: all", "e: from scratch", found),
-        ("e: without a", "e: without b", found),
+        ("e: without hubert", "e: without wavlm", found),
+        ("e: without hubert", "e: from scratch", found),  # one teacher, and none
+        ("e: all", "e: without speed perturbation", found),
     ]
-    added = what_teachers_added(pairs)
+    both = {"hubert", "wavlm"}
+    teachers = {"e: all": both, "e: without speed perturbation": both}
+    teachers |= {"e: without hubert": {"wavlm"}, "e: without wavlm": {"hubert"}}
+    added = what_teachers_added(pairs, {**teachers, "e: from scratch": set()})
     assert [x.title for x in added] == ["hubert, test", "wavlm, test"]
     assert all(x.points == 2.0 and x.interval == (-1.0, 3.0) for x in added)

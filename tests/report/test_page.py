@@ -1,10 +1,12 @@
 """report.html from real sclite output: its numbers, its size, what it leaves out."""
 
 import base64
+import dataclasses
 import html.parser
 import io
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +16,11 @@ from sclite_scores import HYPOTHESES, REFERENCE, error_rate, needs_sclite, score
 
 from espnet_mtkd.bin import mtkd_report
 from espnet_mtkd.errors import ConfigError
-from espnet_mtkd.report.page import write_page
+from espnet_mtkd.report import audio
+from espnet_mtkd.report.page import LEAST_ROOM, _sounds, write_page
+from espnet_mtkd.report.svg import WIDTHS
+from espnet_mtkd.report.titles import run_titles, title_of
+from espnet_mtkd.report.utterances import read_alignments, read_test_sets, read_trn
 
 pytestmark = needs_sclite
 
@@ -194,7 +200,11 @@ def test_heat_is_the_last_value_of_each_target(page):
         [x for x in page.tables["targets"] if x[0] == name]
         for name in ("hubert", "wavlm")
     )
-    assert cosine == [["hubert", "2", *["0.500"] * 3], ["hubert", "2", *["0.900"] * 3]]
+    # (the middle one is without hubert)
+    assert cosine == [
+        ["hubert", "2", "0.500", "\u00b7", "0.500"],
+        ["hubert", "2", "0.900", "\u00b7", "0.900"],
+    ]
     assert loss == [["wavlm", "10", *["0.750"] * 3], ["wavlm", "10", *["0.600"] * 3]]
 
 
@@ -271,7 +281,7 @@ def test_the_page_keeps_to_its_size_and_says_what_is_too_little(recipe, tmp_path
     order = [x[0] for x in _utterances(whole)]
     # Room for all but the last two sounds: those that changed least are left out.
     without = sum(len(audio[x]) + len(x) + 10 for x in order[2:])
-    limit = (len(whole) - without + 900) / 1e6
+    limit = (len(whole) - without + LEAST_ROOM) / 1e6
     smaller = write_page(
         exp, rows, pairs=report_recipe.PAIRS, max_mb=limit
     ).read_bytes()
@@ -334,3 +344,95 @@ def test_the_command_writes_all_three_and_checks_the_size(tmp_path, capsys):
             mtkd_report.main([*command[:2], f"--report_mb={size}", *command[2:]])
         assert end.value.code == 2
         assert "--report_mb: expected above 0" in capsys.readouterr().err
+
+
+def test_nothing_that_is_shown_is_taken_for_the_place_of_the_audio(recipe):
+    folder, rows = recipe
+    path = write_page(folder / "exp", rows, note="/*audio*/ {{ place }}")
+    page = Page(path.read_text())
+    assert "/*audio*/ {{ place }}" in "".join(page.text)
+    assert len(json.loads(page.data["audio"])["sounds"][0]) == 4
+
+
+def test_names_of_any_script_keep_to_the_size(recipe, monkeypatch):
+    """Six bytes a letter, as JSON writes them."""
+    dset = read_test_sets(recipe[1][:1])[0]
+    names = [f"{i}-" + "\u8bed" * 40 for i in range(200)]
+    utterances = [dataclasses.replace(dset.utterances[0], name=x) for x in names]
+    dset = dataclasses.replace(dset, utterances=utterances)
+    monkeypatch.setattr(audio, "to_opus", lambda path: b"12345678")
+    monkeypatch.setattr(audio, "find_audio", lambda *_: dict.fromkeys(names, "x"))
+    texts = [dict(utterances=[[x] for x in names])]
+    for room in (0, 5000, 30000):
+        found = _sounds([dset], texts, room)
+        assert len(found.encode()) <= room + LEAST_ROOM
+    assert 80 < len(json.loads(found)["sounds"][0]) < 120
+
+
+def test_charts_are_as_wide_as_they_are_meant_to_be(page, tmp_path):
+    """Whatever the titles: a wider one would be shrunk on the page, letters and all."""
+    long = " ".join(["all teachers and many words more"] * 5)
+    rows = [("conformer: from scratch", tmp_path / "exp/asr_a")]
+    rows += [(f"conformer: {long}", tmp_path / f"exp/asr_b_seed{i}") for i in range(2)]
+    for _, folder in rows:
+        score(folder, HYPOTHESES["taught"])
+        report_recipe.write_curve(folder, {}, [9.0, 5.0])
+    other = Page(write_page(tmp_path / "exp", rows).read_text())
+    for each in (page, other):
+        charts = [x for tag, x in each.tags if tag == "svg"]
+        assert len(charts) >= 4
+        for chart in charts:
+            width = float(chart["viewbox"].split()[2])
+            assert width <= 1.05 * 72 * WIDTHS[chart["class"]], chart["aria-label"]
+
+
+@pytest.mark.parametrize(
+    "exp, title",
+    [
+        ("egs2/words/mtkd1/exp", "words"),
+        ("egs2/words/mtkd1/runs/exp1", "words"),
+        ("linked/mtkd1/exp", "linked"),
+        ("plain/exp", "plain"),
+    ],
+)
+def test_a_page_is_called_as_its_recipe(tmp_path, exp, title):
+    folder = tmp_path / exp
+    if title == "linked":
+        (tmp_path / "scratch/exp_real").mkdir(parents=True)
+        folder.parent.mkdir(parents=True)
+        folder.symlink_to(tmp_path / "scratch/exp_real")
+    assert title_of(folder) == title
+
+
+def test_directories_of_one_name_are_told_apart():
+    def titles(*folders):
+        return [x for x, _ in run_titles([("e: a", Path(x)) for x in folders])]
+
+    assert titles("x/asr_a", "x/asr_a_seed1") == ["a (seed 0)", "a (seed 1)"]
+    assert titles("x/asr_a", "x/asr_b") == ["a (asr_a)", "a (asr_b)"]
+    assert titles("x/asr_a", "y/asr_a") == ["a (x/asr_a)", "a (y/asr_a)"]
+
+
+def test_each_recording_is_looked_for_where_it_may_be(tmp_path, monkeypatch):
+    """One that dump has no more, in data; a name too long for a file is none."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.wav").touch()
+    for folder, lines in (
+        ("dump/raw/test", f"u1 a.wav\nu2 gone.wav\nu3 {'x' * 300}\n"),
+        ("data/test", "u1 gone.wav\nu2 a.wav\n"),
+    ):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "wav.scp").write_text(lines)
+    exp = tmp_path / "exp/asr_a/decode/test/score_wer"
+    found = audio.find_audio(exp.parent, "test", ["s-u1", "s-u2", "s-u3"])
+    assert found == dict.fromkeys(["s-u1", "s-u2"], tmp_path / "a.wav")
+
+
+def test_utterances_have_any_name_and_any_letters(tmp_path):
+    (tmp_path / "hyp.trn").write_text("A (B) C\t(spk-utt(1))\n(spk-utt2)\n")
+    assert read_trn(tmp_path / "hyp.trn") == {"spk-utt(1)": "A (B) C", "spk-utt2": ""}
+    result = (
+        "id: (spk-u)\nScores: (#C #S #D #I) 1 1 0 0\nREF:  a \u00c9\nHYP:  A \u00e9\n"
+    )
+    (tmp_path / "result.txt").write_text(result)
+    assert read_alignments(tmp_path / "result.txt") == {"spk-u": "CS"}  # as sclite

@@ -96,7 +96,8 @@ def test_costs_are_those_of_the_decodings_that_are_scored(tmp_path):
     for decoding in ("decode_asr", "decode_trial"):
         (tmp_path / "a" / decoding / "test/logdir").mkdir(parents=True)
     (tmp_path / "a/train.log").write_text(
-        "  Total Number of model parameters: 2.87 M\n"
+        "(task:145) INFO: heads that are dropped at saving: 230123 parameters\n"
+        "  Total Number of model parameters: 3.10 M\n"
     )
     for name, text in (
         ("decode_asr/test/logdir/calculate_rtf.log", "x\nRTF: 0.230\n"),

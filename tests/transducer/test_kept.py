@@ -1,6 +1,7 @@
 """Stage 2 with the teachers of stage 1 kept, as a user runs it."""
 
 import argparse
+import logging
 import os
 import re
 import shutil
@@ -128,13 +129,16 @@ def statistics(exp: Path, phase: str) -> dict:
 
 
 @pytest.mark.parametrize("encoder", builders.ENCODERS)
-def test_a_student_with_kept_teachers_is_a_stock_model(data, stage1, tmp_path, encoder):
+def test_a_student_with_kept_teachers_is_a_stock_model(
+    data, stage1, tmp_path, encoder, caplog
+):
     from espnet2.bin.asr_inference import Speech2Text
     from espnet2.tasks.asr import ASRTask
 
     first = stage1(encoder)
     init = ("--init_param", f"{first}:encoder:encoder")
-    exp = train(data, tmp_path / "kept", *keep(first), *init, encoder=encoder)
+    with caplog.at_level(logging.INFO):
+        exp = train(data, tmp_path / "kept", *keep(first), *init, encoder=encoder)
     config = yaml.safe_load((exp / "config.yaml").read_text())
     assert config["model"] == "espnet"
     for name in ("1epoch.pth", "valid.loss.best.pth", "valid.loss.ave_1best.pth"):
@@ -147,6 +151,8 @@ def test_a_student_with_kept_teachers_is_a_stock_model(data, stage1, tmp_path, e
     assert decode(builders.speech_like(1.0, 1))
     # Heads went on from stage 1's, the targets' statistics stayed.
     before, after = load(first), heads_of(exp)
+    num = sum(x.numel() for k, x in after.items() if not k.startswith("standardizers"))
+    assert f"heads that are dropped at saving: {num} parameters" in caplog.text
     assert {f"objective.{k}" for k in after} == {k for k in before if "objective." in k}
     for key, value in after.items():
         is_equal = torch.equal(value, before[f"objective.{key}"])

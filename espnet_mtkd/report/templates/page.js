@@ -69,7 +69,8 @@ function utteranceItem(set, [name, reference, heard], a, b) {
   const plural = (n) => `${n} ${n === 1 ? "error" : "errors"}`;
   head.append(make("span", name, { className: "quiet" }));
   const verdict = after < before ? "better" : after > before ? "worse" : "";
-  const text = after === before ? `${plural(after)} in both` : `${before} → ${plural(after)}`;
+  const alike = a === b ? plural(after) : `${plural(after)} in both`;
+  const text = after === before ? alike : `${before} → ${plural(after)}`;
   head.append(make("span", text, { className: `change ${verdict}` }));
   const sound = audio.sounds[set][name];
   if (sound) {
@@ -96,20 +97,24 @@ function showMore() {
 
 function showUtterances() {
   const [set, a, b] = [picked.set, picked.a, picked.b].map((x) => Number(x.value));
+  const same = a === b; // a row by itself: all of it
+  picked.show.disabled = same;
   const change = (x) => x[2][b][2] - x[2][a][2]; // errors: below 0 is better
+  const weight = same ? (x) => x[2][a][2] : (x) => Math.abs(change(x));
   const show = {
     changed: (x) => x[2][a][0] !== x[2][b][0],
     better: (x) => change(x) < 0,
     worse: (x) => change(x) > 0,
     all: () => true,
-  }[picked.show.value];
+  }[same ? "all" : picked.show.value];
   const { utterances, total } = data.sets[set];
-  found = utterances.filter(show).sort((x, y) => Math.abs(change(y)) - Math.abs(change(x)));
+  found = utterances.filter(show).sort((x, y) => weight(y) - weight(x));
   const better = utterances.filter((x) => change(x) < 0).length;
   const worse = utterances.filter((x) => change(x) > 0).length;
   const all = total === utterances.length ? `${total}` : `the ${utterances.length} most changed of ${total}`;
-  document.getElementById("utterance-count").textContent =
-    `Of ${all} utterances B makes fewer errors in ${better} and more in ${worse}. Listed: ${found.length}.`;
+  document.getElementById("utterance-count").textContent = same
+    ? `${all} utterances, those with most errors first.`
+    : `Of ${all} utterances B makes fewer errors in ${better} and more in ${worse}. Listed: ${found.length}.`;
   list.replaceChildren();
   showMore();
 }
@@ -118,6 +123,8 @@ function showSet() {
   const { decodings, best } = data.sets[Number(picked.set.value)];
   fill(picked.a, decodings, 0);
   fill(picked.b, decodings, best || decodings.length - 1); // the first is A already
+  for (const x of [picked.b, picked.show])
+    x.closest("label").hidden = decodings.length === 1;
   showUtterances();
 }
 
@@ -132,7 +139,10 @@ showSet();
 const chosen = document.forms["pick-configs"].elements;
 function showConfigs() {
   const [a, b] = [chosen.a, chosen.b].map((x) => data.configs[Number(x.value)].config);
-  const keys = [...new Set([...Object.keys(a), ...Object.keys(b)])];
+  const part = (key) => key.split(": ")[0]; // the training that it is of
+  const [inA, inB] = [a, b].map((x) => new Set(Object.keys(x).map(part)));
+  const all = [...new Set([...Object.keys(a), ...Object.keys(b)])];
+  const keys = all.filter((key) => inA.has(part(key)) && inB.has(part(key)));
   const different = keys.filter((key) => a[key] !== b[key]);
   const body = document.querySelector("#config-differences tbody");
   body.replaceChildren(
@@ -144,9 +154,16 @@ function showConfigs() {
   );
   document.getElementById("config-differences").hidden = different.length === 0;
   document.getElementById("config-count").textContent =
-    `${different.length} of ${keys.length} values differ.`;
+    [
+      `${different.length} of ${keys.length} values differ.`,
+      ...[["A", inA, inB], ["B", inB, inA]].map(([row, own, other]) => {
+        const parts = [...own].filter((x) => !other.has(x));
+        return parts.length ? `Only ${row} has ${parts.join("; ")}: see below.` : "";
+      }),
+    ].join(" ");
 }
 const titles = data.configs.map((x) => x.title);
+document.getElementById("configs").hidden = titles.length === 1; // none to compare with
 fill(chosen.a, titles, 0);
 fill(chosen.b, titles, titles.length - 1);
 for (const x of [chosen.a, chosen.b]) x.addEventListener("change", showConfigs);
