@@ -72,6 +72,7 @@ def build(recipe: Path) -> list[tuple[str, Path]]:
         folder = exp / f"asr_{name}"
         score(folder, texts)
         log = f"# python3 -m espnet2.bin.asr_train --tag {name}\n"
+        log += "[vm] 2026-11-28 (trainer:77) INFO: machine: 2 cores of A, Linux\n"
         log += "Number of model parameters: 2.87 M\n"
         (folder / "train.log").write_text(log)
         config = dict(optim_conf=dict(lr=0.1 if name == "scratch" else 0.001))

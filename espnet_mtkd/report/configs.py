@@ -25,7 +25,8 @@ class Made:
         title: of the row.
         config: "<part>: <key>" -> value, of all its trainings.
         commands: what it was made by -> command line.
-        versions: what ran -> version, as ESPnet wrote them.
+        versions: what ran -> version, as ESPnet wrote them; the machine of each
+            training.
     """
 
     title: str
@@ -52,6 +53,7 @@ def read_made(rows: Sequence[tuple[str, Path]]) -> list[Made]:
         }
         config: dict[str, str] = {}
         commands: dict[str, str] = {}
+        machines: dict[str, str] = {}
         for part, folder in parts.items():
             if folder is None or not (folder / "config.yaml").is_file():
                 continue
@@ -62,12 +64,17 @@ def read_made(rows: Sequence[tuple[str, Path]]) -> list[Made]:
             command = first_command(folder / "train.log")
             if command:
                 commands[part] = command
+            where = machine_of(folder / "train.log")
+            if where:
+                machines[part] = where
         for dset, folder in find_score_dirs(asr_exp).items():
             logs = [x for p in MODULES.values() for x in sorted(folder.glob(p))]
             command = first_command(logs[0]) if logs else None
             if command:
                 commands[f"decoding of {dset}"] = command
         versions = read_versions(asr_exp / "RESULTS.md")
+        for part, where in machines.items():
+            versions[f"machine of {part}"] = where
         made.append(Made(title, config, commands, versions))
     return made
 
@@ -108,6 +115,15 @@ def first_command(log: Path) -> str | None:
     with open(log, encoding="utf-8", errors="replace") as lines:
         line = lines.readline()
     return line[1:].strip() if line.startswith("#") else None
+
+
+def machine_of(log: Path) -> str | None:
+    """What a training wrote of its machine, the last time it was begun or resumed."""
+    if not log.is_file():
+        return None
+    text = log.read_text(encoding="utf-8", errors="replace")
+    found = re.findall(r"INFO: machine: (.*)", text)
+    return found[-1] if found else None
 
 
 def read_versions(results: Path) -> dict[str, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from espnet_mtkd.errors import ConfigError, DataError
 from espnet_mtkd.files import write_atomically
+from espnet_mtkd.machine import machine
 from espnet_mtkd.report import audio, charts, configs, latency, stages, training
 from espnet_mtkd.report.headline import headline
 from espnet_mtkd.report.outcomes import read_outcomes
@@ -17,7 +18,6 @@ from espnet_mtkd.report.teachers import teachers_of, what_teachers_added
 from espnet_mtkd.report.titles import run_titles, short_names, title_of
 from espnet_mtkd.report.utterances import TestSet, read_test_sets
 from espnet_mtkd.results.compare import compare_pairs
-from espnet_mtkd.results.report import machine
 
 MEGABYTE = 1_000_000
 TEXT_SHARE = 0.3  # of the limit, that references and hypotheses may take

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.files import write_atomically
+from espnet_mtkd.machine import machine
 from espnet_mtkd.results import compare, intervals, report
 
 INTERVALS = f"""\
@@ -64,7 +65,7 @@ def write_report(
     parts = [
         "# RESULTS",
         f"- command: `{command}`" if command else "",
-        f"- machine, of this page: {report.machine()}",
+        f"- machine, of this page: {machine()}",
         "## Error rates",
         "Error rates from sclite's counts; WERR and CERR: relative reduction against "
         "the student's first row, where that has the set and makes errors.",

@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import platform
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -265,15 +264,3 @@ def plot_curves(asr_exps: list[Path], png: Path) -> list[Path]:
     write_atomically(png, buffer.getbuffer())
     plt.close(figure)
     return without
-
-
-def machine() -> str:
-    """Processor, number of cores and system of the machine that this runs on."""
-    import os
-
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        match = re.search(r"^model name\s*:\s*(.*)$", info.read_text(), re.M)
-        cpu = match[1] if match else cpu
-    return f"{os.cpu_count()} cores of {cpu}, {platform.system()}"

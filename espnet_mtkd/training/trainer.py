@@ -6,6 +6,7 @@ docs/reliability.md says what is promised.
 
 import contextlib
 import dataclasses
+import logging
 from pathlib import Path
 
 from espnet2.train.reporter import Average
@@ -14,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from espnet_mtkd.errors import ConfigError
 from espnet_mtkd.files import own_name
+from espnet_mtkd.machine import machine
 from espnet_mtkd.training.checkpoints import read_newest, repair
 from espnet_mtkd.training.position import (
     length_of,
@@ -71,6 +73,8 @@ class SurvivingTrainer(Trainer):
                 "--save_interval_minutes: expected above 0, found "
                 f"{options.save_interval_minutes}"
             )
+        device = next(model.parameters()).device
+        logging.info("machine: %s", machine(str(device)))  # (the report reads this)
         with held(folder) if rank == 0 else contextlib.nullcontext():
             state = read_newest(folder) if options.resume else None
             cls.saves = Saves(folder, options, rank, size, state)

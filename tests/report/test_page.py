@@ -249,7 +249,7 @@ def test_how_rows_were_made_stands_below(page):
     text = "".join(page.text)
     for part in (
         *("run.sh --x", "python3 -m espnet2.bin.asr_train --tag taught"),
-        *("pytorch version", "2.11"),
+        *("pytorch version", "2.11", "machine of stage 2", "2 cores of A, Linux"),
     ):
         assert part in text
     first, *_, last = json.loads(page.data["data"])["configs"]

@@ -31,6 +31,7 @@ case ${budget} in
         note="One epoch a training shows that all stages run; the error rates mean nothing."
         budget_options=(--pretrain_epochs 1 --head_epochs 1 --finetune_epochs 1
             --train_set train_smoke --valid_set valid_smoke --test_sets test_smoke
+            --extract_args "--form fp16"
             --inference_args "--beam_size 1") ;;
     default)
         # Half as large batches as the configs' are twice as many updates. The row from
