@@ -80,3 +80,27 @@ def test_options_of_run_sh_exist(page):
             for option in words[1:]:
                 if option.startswith("--") and " " not in option:
                     assert option in [*known, "--help"], words
+
+
+def test_figures_of_the_demo_are_those_that_it_wrote():
+    """In README, the recipe's README and docs/ablation.md."""
+    recipe = ROOT / "egs2/asterisk/mtkd1"
+    rows = re.findall(
+        r"^\| conformer \| ([^|]*) \| test \| 735 \| ([\d.]+) \|[^|]*\| ([\d.]+) \|",
+        (recipe / "RESULTS.md").read_text(),
+        re.M,
+    )
+    assert [name for name, *_ in rows] == [
+        "from scratch",
+        "all teachers, kept in stage 2",
+    ]
+    (scratch, _), (taught, _) = (rates for _, *rates in rows)
+    readme = (ROOT / "README.md").read_text()
+    assert f"| no teacher | {scratch} |" in readme
+    assert f"| Whisper tiny.en and base | **{taught}** |" in readme
+    own = (recipe / "README.md").read_text()
+    assert f"{scratch} % WER from scratch, {taught} % taught" in own
+    trials = (ROOT / "docs/ablation.md").read_text()
+    for _, wer, cer in rows:
+        assert f"|{wer}|" in own and f"|{cer}|" in own  # ESPnet's tables
+        assert f"| {wer}, {cer} |" in trials

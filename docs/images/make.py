@@ -1,7 +1,9 @@
 """Pictures of a report.html for the documentation, by a Chromium that is installed.
 
-Example:
-    tools/venv/bin/python docs/images/make.py egs2/speechocean762/mtkd1/exp/report.html
+Examples:
+    tools/venv/bin/python docs/images/make.py egs2/asterisk/mtkd1/exp/report.html
+    tools/venv/bin/python docs/images/make.py \\
+        egs2/speechocean762/mtkd1/exp/report.html --only ladder
 """
 
 import argparse
@@ -22,24 +24,30 @@ COLORS = 255  # of a picture: small files
 
 
 def main():
-    """Write report_<name>.png, and the first chart as ladder.png, beside this file."""
+    """Write report_<name>.png, or the first chart as ladder.png, beside this file."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("page", type=Path, help="a report.html")
-    page_path = parser.parse_args().page.resolve()
+    parser.add_argument(
+        "--only", nargs="+", choices=[*SHOTS, "ladder"], default=list(SHOTS)
+    )
+    args = parser.parse_args()
+    page_path = args.page.resolve()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=FLAGS
         )
-        for name, (width, height, scheme) in SHOTS.items():
+        for name in args.only:
+            width, height, scheme = SHOTS.get(name, SHOTS["desktop"])
             page = browser.new_page(
                 viewport={"width": width, "height": height}, color_scheme=scheme
             )
             page.goto(page_path.as_uri())
-            save(page.screenshot(), f"report_{name}.png")
-            if name == "desktop":
+            if name == "ladder":
                 save(page.locator("figure").first.screenshot(), "ladder.png")
+            else:
+                save(page.screenshot(), f"report_{name}.png")
         browser.close()
 
 

@@ -68,3 +68,9 @@ fetch_decoder() {  # <rows>
     [[ " $1 " != *@(" all "|text" ")* ]] || ${python} -m espnet_mtkd.bin.mtkd_fetch_whisper --model base \
         --decoder --out_dir downloads/whisper_base_decoder
 }
+
+# Arguments for ESPnet's warmuplr in place of the configs' one cycle, whose keys it has not.
+warmuplr() {  # <updates until the peak>
+    echo "--scheduler warmuplr --scheduler_conf warmup_steps=$1 --scheduler_conf max_lr=null" \
+        "--scheduler_conf total_steps=null --scheduler_conf pct_start=null"
+}

@@ -34,10 +34,7 @@ note+=" encoders, were trained on transcribed speech."
 # From scratch: settings tuned on dev, without which it learns nothing (README.md,
 # docs/ablation.md), and 1.5 times as many epochs as the others have in both stages together.
 scratch_args="--max_epoch 45 --batch_bins 400000 --model_conf ctc_weight=1.0"
-scratch_args+=" --optim_conf lr=0.0007 --scheduler warmuplr --scheduler_conf warmup_steps=400"
-for key in max_lr total_steps pct_start; do  # (of the config's own scheduler)
-    scratch_args+=" --scheduler_conf ${key}=null"
-done
+scratch_args+=" --optim_conf lr=0.0007 $(warmuplr 400)"
 
 # data/ is made by stage 1 of the first row
 exec ./ladder.sh --rows "${rows}" --expdir "exp_${train_set}" \
