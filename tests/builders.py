@@ -432,6 +432,14 @@ def mirror_recipe(folder: Path, name: str) -> Path:
     return recipe
 
 
+def give_python(recipe: Path, python: Path) -> None:
+    """Let all that runs in a recipe, ESPnet's scripts too, find this `python3`."""
+    path = recipe / "local/path.sh"  # sourced last
+    text = path.read_text()
+    path.unlink()  # a link into the template
+    path.write_text(f'{text}export PATH="{python.parent}:${{PATH}}"\n')
+
+
 def session_of(leader: int) -> list[int]:
     """Processes of a session that still run, in whatever group of it."""
     found = []

@@ -231,8 +231,15 @@ def warm_python(tmp_path_factory) -> Path:
             assert server.poll() is None, (folder / "log").read_text()
             time.sleep(0.1)
         command = folder / "python3"
+        # (what has flags of the interpreter's own gets a new one)
         command.write_text(
-            f'#!/bin/sh\nexec "{sys.executable}" -IS "{program}" run "{path}" "$@"\n'
+            f"""#!/bin/sh
+python="{sys.executable}"
+case "$1" in
+    -m | -c | - | [!-]* | "") exec "$python" -IS "{program}" run "{path}" "$@" ;;
+    *) exec "$python" "$@" ;;
+esac
+"""
         )
         command.chmod(0o755)
         yield command

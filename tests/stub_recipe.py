@@ -40,8 +40,9 @@ esac
 """
 PYTHON = """#!/usr/bin/env bash
 case "$*" in
-    *mtkd_preflight* | *mtkd_format_audio* | *mtkd_ladder* | -c*)
-        exec "{python}" "$@" ;;
+    *mtkd_preflight* | *mtkd_format_audio* | -c*)
+        exec "${{STUB_PYTHON:-{python}}}" "$@" ;;
+    *mtkd_ladder*) exec "{python}" "$@" ;;
 esac
 echo "python $*" >> calls
 next=

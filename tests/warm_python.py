@@ -1,7 +1,8 @@
 """A Python whose imports are done before: a recipe of many short processes is quick.
 
 A server imports ESPnet, s3prl and this package once. The client takes the place of the
-interpreter (`python -m module ...`, `python script.py ...`): it hands its arguments,
+interpreter (`python -m module ...`, `python script.py ...`, a program on standard
+input): it hands its arguments,
 environment, directory and streams to the server, which forks a process that runs what
 was asked. So a recipe runs its real commands, each in a process of its own, without the
 20 seconds of imports before each.
@@ -55,7 +56,10 @@ def run(argv: list[str]) -> int:
     import traceback
 
     try:
-        if argv[0] == "-m":
+        if not argv or argv[0] == "-":
+            sys.argv = argv or [""]
+            exec(sys.stdin.read(), {"__name__": "__main__"})
+        elif argv[0] == "-m":
             sys.argv = argv[1:]
             sys.modules.pop(argv[1], None)
             runpy.run_module(argv[1], run_name="__main__", alter_sys=True)

@@ -26,6 +26,7 @@ class Recipe:
         build_librispeech(folder / "corpus")
         (folder / "tree").mkdir()
         self.dir = builders.mirror_recipe(folder / "tree", "librispeech_100")
+        builders.give_python(self.dir, python)
         shrink(self.dir / "conf", checkpoints)
         self.python = python
         self.corpus = folder / "corpus"

@@ -18,6 +18,7 @@ WORDS = {  # of ESPnet's archive
 def run(tmp_path_factory, warm_python):
     """Function: run.sh with options -> its output; it has to end well."""
     recipe = builders.mirror_recipe(tmp_path_factory.mktemp("an4"), "mini_an4")
+    builders.give_python(recipe, warm_python)
 
     def run(*options) -> str:
         command = ["./run.sh", "--python", warm_python, "--num_threads", "1", *options]

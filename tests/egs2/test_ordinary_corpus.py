@@ -98,6 +98,7 @@ def recipe(tmp_path_factory, checkpoints, warm_python):
     tree = root / "tree"
     tree.mkdir()
     recipe = builders.mirror_recipe(tree, "mini_an4")
+    builders.give_python(recipe, warm_python)
     shutil.rmtree(recipe / "conf")
     (recipe / "conf").mkdir()
     for encoder in ("conformer", "contextual_block_conformer"):

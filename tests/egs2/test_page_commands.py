@@ -75,6 +75,7 @@ def site(tmp_path_factory, checkpoints, warm_python, whisper):
     """What the shell commands left in a recipe; of each its exit code and output."""
     folder = tmp_path_factory.mktemp("site")
     recipe = builders.mirror_recipe(folder, "librispeech_100")
+    builders.give_python(recipe, warm_python)
     mini_librispeech.shrink(recipe / "conf", checkpoints)
     for path in recipe.glob("conf/train_*.yaml"):
         with open(path, "a") as f:

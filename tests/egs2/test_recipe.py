@@ -93,6 +93,7 @@ def finished(tmp_path_factory, warm_python):
     recipe = builders.mirror_recipe(folder / "tree", "asterisk")
     kill_in_training(recipe, folder / "killed.log")
     done = [number for number, _ in stages((folder / "killed.log").read_text())]
+    builders.give_python(recipe, warm_python)
     whole = run(recipe, folder / "whole.log", *warm)
     before = state_of(recipe)
     again = run(recipe, folder / "again.log", *warm)
