@@ -231,7 +231,7 @@ is_asked() {  # <number>: whether the options let it run
 }
 # Runs a function, unless it ended well before and nothing that it depends on has changed.
 run_stage() {  # <stage> <key file> <directory to lock> <title> <function> <arguments ...>
-    local id=$1 file=$2 where=$3 title=$4 number=${1%%[!0-9]*} why how=wait begin
+    local id=$1 file=$2 where=$3 title=$4 number=${1%%[!0-9]*} why how=wait
     shift 4
     has_run=false
     is_asked "${number}" || return 0
@@ -258,16 +258,14 @@ run_stage() {  # <stage> <key file> <directory to lock> <title> <function> <argu
     else
         log "Stage ${number}: ${title}"
         [ "${why}" = "not finished yet" ] || log "(again: ${why})"
-        begin=${SECONDS}
         mkdir -p "$(dirname "${file}")"
         rm -f "${file}"  # until it has ended well
+        begin_attempt "${file}"
         run_child "$@"
         has_run=true
         echo "${key}" > "${file}.tmp"
         mv "${file}.tmp" "${file}"
-        mkdir -p "${expdir}"
-        printf '%s\t%s\t%s\t%s\n' "${asr_exp##*/}" "${number}" "${title}" \
-            "$((SECONDS - begin))" >> "${expdir}/stage_times.tsv"
+        end_attempt "${number}" "${title}"
     fi
     "${planning}" || unlock "${where}"
 }
@@ -284,6 +282,42 @@ reason_to_run() {  # <number> <key file> <stage>: nothing, where the stage is fi
         differing_fields "$(< "$2")" "${key}"
     fi
 }
+
+# An attempt that is left before its end, by an error or a signal, keeps its time and the
+# stage's key, for the attempt that finishes the stage.
+attempt=()  # file for that, seconds of the attempts before, SECONDS at the beginning
+begin_attempt() {  # <key file>
+    local file before=0
+    file=$(dirname "$1")/.spent_$(basename "$1")
+    if [ -f "${file}" ] && [ "$(tail -n +2 "${file}")" = "${key}" ]; then
+        before=$(head -n 1 "${file}")
+    fi
+    [[ ${before} =~ ^[0-9]+$ ]] || before=0
+    attempt=("${file}" "${before}" "${SECONDS}")
+    trap keep_attempt EXIT
+}
+seconds_spent() { echo "$((attempt[1] + SECONDS - attempt[2]))"; }
+keep_attempt() {
+    { printf '%s\n' "$(seconds_spent)" "${key}" > "${attempt[0]}"; } 2> /dev/null || true
+}
+end_attempt() {  # <number> <title>
+    trap - EXIT
+    mkdir -p "${expdir}"
+    add_line "${expdir}/stage_times.tsv" \
+        "${asr_exp##*/}"$'\t'"$1"$'\t'"$2"$'\t'"$(seconds_spent)"
+    rm -f "${attempt[0]}"
+}
+# Appends a line, in the place of a last one that has no end.
+add_line() {  # <file> <line>
+    (
+        exec 9>> "$1"
+        flock 9
+        [ ! -s "$1" ] || [ "$(tail -c 1 "$1" | wc -l)" -eq 1 ] \
+            || truncate -s "-$(tail -n 1 "$1" | wc -c)" "$1"
+        printf '%s\n' "$2" >&9
+    )
+}
+whole_lines() { head -n "$(wc -l < "$1")" "$1"; }  # <file>: without a last one that has no end
 
 # A training resumes from its checkpoint, but only one that began with these settings.
 same_settings() {  # <directory>
