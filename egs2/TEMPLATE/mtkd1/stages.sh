@@ -376,17 +376,25 @@ duration() {  # <seconds>
 }
 megabytes() { echo "$((($1 + 512) / 1024)) MB"; }  # <KiB>
 tell_expected() {
+    local before='' missing
     if [ "${expected_s}" -gt 0 ]; then
-        log "In all about $(duration "${expected_s}") and $(megabytes "${expected_kb}"), as it was before"
+        before="about $(duration "${expected_s}") and $(megabytes "$(kilobytes "${!left_folders[@]}")")"
     fi
-    if [ ${#unmeasured[@]} -gt 0 ]; then
-        log "Not measured yet: stages $(printf '%s\n' "${unmeasured[@]}" | sort -nu | paste -s -d ' ')"
+    if [ ${#unmeasured[@]} -eq 0 ]; then
+        [ -z "${before}" ] || log "In all ${before}, as it was before"
+        return 0
+    fi
+    missing="stages $(printf '%s\n' "${unmeasured[@]}" | sort -nu | paste -s -d ' ')"
+    if [ -n "${before}" ]; then
+        log "Measured before: ${before}; not measured yet: ${missing}"
+    else
+        log "Not measured yet: ${missing}"
     fi
 }
 
 # ======================== Progress ========================
-# Runs a command, and tells beside it how far it is, by what a function prints: in a terminal
-# in one line that changes, elsewhere in a line every 30 seconds.
+# Runs a command, and tells beside it how far it is, by what a function puts into `told`: in
+# a terminal in one line that changes, elsewhere in a line every 30 seconds.
 watched() {  # <function> <command ...>
     local watch=$1 watcher status=0
     shift
@@ -399,21 +407,27 @@ watched() {  # <function> <command ...>
     return "${status}"
 }
 show_progress() {  # <function>
-    local begin now shown='' every=${MTKD_PROGRESS_S:-30} columns
+    local begin told shown='' every=${MTKD_PROGRESS_S:-30} columns
     begin=$(date +%s)
     [ ! -t 1 ] || every=2
     # (Left behind for a moment, sleep must not hold what this script's output is piped to.)
     while sleep "${every}" > /dev/null 2>&1; do
-        now=$("$1" "${begin}" 2> /dev/null | tail -n 1 || true)
-        [ -n "${now}" ] && [ "${now}" != "${shown}" ] || continue
-        shown=${now}
+        told=
+        "$1" "${begin}" 2> /dev/null || true
+        [ -n "${told}" ] && [ "${told}" != "${shown}" ] || continue
+        shown=${told}
         if [ -t 1 ]; then
-            columns=$(tput cols 2> /dev/null || echo 80)
-            printf '\r\033[K    %s\r' "${now:0:$((columns > 10 ? columns - 5 : 5))}"
+            columns=$(terminal_width)
+            printf '\r\033[K    %s\r' "${told:0:$((columns > 10 ? columns - 5 : 5))}"
         else
-            echo "    ${now}"
+            echo "    ${told}"
         fi
     done
+}
+terminal_width() {  # 80, where it is not known
+    local size
+    size=$({ stty size < /dev/tty; } 2> /dev/null || true)
+    [[ ${size} = *" "[1-9]* ]] && echo "${size#* }" || echo 80
 }
 is_new() { [ "$(stat -L -c %Y "$1" 2> /dev/null || echo 0)" -ge "$2" ]; }  # <file> <since>
 
