@@ -340,17 +340,19 @@ keep_settings() {  # <directory>
 
 # ======================== How long, how much ========================
 expected_s=0     # what the stages that would run took before, together
-expected_kb=0    # and what they left on disk
+declare -A left_folders  # and the folders that they left on disk
 unmeasured=()    # stages that have never ended well
 # What a stage took the last time, in this experiment or another of this --expdir.
 # Sets `measured`, words for the plan.
 measure() {  # <number> <title>
     local found seconds folder kb=0
-    found=$(awk -F '\t' -v number="$1" -v title="$2" '
+    found=$(whole_lines "${expdir}/stage_times.tsv" 2> /dev/null \
+        | awk -F '\t' -v number="$1" -v title="$2" '
+        NF != 4 || $4 !~ /^[0-9]+$/ { next }
         { what = $3; sub(/:.*/, "", what); wanted = title; sub(/:.*/, "", wanted) }
         $2 == number && what == wanted { last = $4 "\t" $3 }
         $2 == number && $3 == title { own = $4 "\t" $3 }
-        END { print own == "" ? last : own }' "${expdir}/stage_times.tsv" 2> /dev/null || true)
+        END { print own == "" ? last : own }' || true)
     measured="not measured yet"
     if [ -z "${found}" ]; then
         unmeasured+=("$1")
@@ -358,12 +360,18 @@ measure() {  # <number> <title>
     fi
     seconds=${found%%$'\t'*}
     folder=${found##* }
-    [[ ${found} != *" -> "* ]] || [ ! -d "${folder}" ] \
-        || kb=$(du -skD "${folder}" 2> /dev/null | cut -f 1 || true)
+    if [[ ${found} = *" -> "* ]] && [ -d "${folder}" ] && [ -z "${left_folders[${folder}]:-}" ]; then
+        left_folders[${folder}]=yes
+        kb=$(kilobytes "${folder}")
+    fi
     measured="took $(duration "${seconds}") before"
-    [ "${kb:-0}" -lt 1024 ] || measured+=", $(megabytes "${kb}")"
+    [ "${kb}" -lt 1024 ] || measured+=", $(megabytes "${kb}")"
     expected_s=$((expected_s + seconds))
-    expected_kb=$((expected_kb + ${kb:-0}))
+}
+# Of all of them, what lies in two once.
+kilobytes() {  # <folders>
+    [ $# -gt 0 ] || set -- /dev/null
+    { du -skcD "$@" 2> /dev/null || true; } | awk 'END { print $1 + 0 }'
 }
 duration() {  # <seconds>
     if [ "$1" -lt 120 ]; then
@@ -438,7 +446,7 @@ with_progress() {  # <log file> <command ...>
     # shellcheck disable=SC2317,SC2329  # watched calls it
     tell_epoch() {
         is_new "${logfile}" "$1" || return 0
-        tail -n 5000 "${logfile}" | awk '
+        told=$(tail -n 5000 "${logfile}" | awk '
             /INFO: [0-9]+\/[0-9]+epoch started/ {
                 now = $0
                 sub(/.*INFO: /, "", now)
@@ -459,7 +467,7 @@ with_progress() {  # <log file> <command ...>
                 sub(/batch:.*/, "", batch)
                 batch = ", batch " batch
             }
-            END { if (now != "") print "epoch " now batch left }'
+            END { if (now != "") print "epoch " now batch left }')
     }
     MTKD_NUM_THREADS=${num_threads} watched tell_epoch "$@"
 }
@@ -471,23 +479,30 @@ with_last_line() {  # <log file> <command ...>
     shift
     # shellcheck disable=SC2317,SC2329  # watched calls it
     tell_last_line() {
-        ! is_new "${logfile}" "$1" || tail -n 1 "${logfile}" | tr '\r' '\n' | grep -v 'Flash Attention'
+        is_new "${logfile}" "$1" || return 0
+        told=$(tail -n 1 "${logfile}" | tr '\r' '\n' | grep -v 'Flash Attention' | tail -n 1)
     }
     watched tell_last_line "$@"
 }
 
-# How many utterances are decoded, and the time that the rest will take.
-with_count() {  # <number in all> <pattern> <log files' glob> <command ...>
-    local total=$1 pattern=$2 glob=$3
+# How many utterances are done, and the time that the rest will take, by how fast they are
+# since the first. Files of before are not counted.
+with_count() {  # <number in all> <pattern of their lines> <files' glob> <command ...>
+    local total=$1 pattern=$2 glob=$3 first='' since=
     shift 3
     # shellcheck disable=SC2317,SC2329  # watched calls it
     tell_count() {
-        local count left
+        local count now seconds
         # shellcheck disable=SC2086
-        count=$(cat ${glob} | grep -c "${pattern}" || true)
+        count=$(find -L ${glob} -newermt "@$1" -exec cat {} + | grep -c "${pattern}" || true)
+        [ "${count}" -le "${total}" ] || count=${total}
         [ "${count}" -gt 0 ] || return 0
-        left=$((($(date +%s) - $1) * (total - count) / count))
-        echo "${count} of ${total} utterances, about $(duration "${left}") left"
+        now=$(date +%s)
+        : "${first:=${count}}" "${since:=${now}}"
+        told="${count} of ${total} utterances"
+        [ "${count}" -gt "${first}" ] || return 0
+        seconds=$(((now - since) * (total - count) / (count - first)))
+        told+=", about $(duration "$((seconds > 0 ? seconds : 0))") left"
     }
     watched tell_count "$@"
 }
