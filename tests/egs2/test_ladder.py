@@ -237,3 +237,10 @@ def test_the_plan_is_told_and_nothing_runs(recipe):
         *("all teachers", "without tiny", "without base")
     ]
     assert not (recipe / "exp/teachers").exists()
+
+
+@pytest.mark.parametrize("size", ["abc", "0", "nan", ""])
+def test_a_size_of_the_report_that_means_nothing_is_refused_at_once(recipe, size):
+    result = ladder(recipe, rows="scratch", report_mb=size)
+    assert result.returncode == 2 and calls(recipe) == []
+    assert f"--report_mb: expected a number above 0, found '{size}'" in result.stdout
