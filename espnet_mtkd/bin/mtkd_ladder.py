@@ -54,6 +54,7 @@ def main(cmd=None):
     from espnet_mtkd.ladder.jobs import Jobs, choose_number
     from espnet_mtkd.ladder.options import check_passed
     from espnet_mtkd.ladder.plan import Plan, describe
+    from espnet_mtkd.report.size import read_megabytes
 
     values = {}
     for word in args.set:
@@ -65,6 +66,7 @@ def main(cmd=None):
     if missing:
         raise ConfigError(f"--set: expected {', '.join(missing)} too: call ladder.sh")
     check_passed(args.passed)
+    read_megabytes(values["report_mb"])  # mtkd_report reads it, but hours later
     plan = Plan(values, args.template)
     jobs = Jobs(plan, values, args.passed)
     num_rows = len(plan.rows) * len(plan.encoders) * len(plan.seeds)

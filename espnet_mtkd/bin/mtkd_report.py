@@ -45,8 +45,7 @@ def get_parser():
     parser.add_argument("--note", default="", help="a sentence below the table")
     parser.add_argument(
         "--report_mb",
-        type=float,
-        default=10.0,
+        default="10",
         metavar="MB",
         help="largest size of report.html, in millions of bytes; audio, of utterances "
         "that changed most first, fills what is left (default: 10)",
@@ -72,6 +71,7 @@ def main(cmd=None):
     """Write the three files and print the table."""
     args = get_parser().parse_args(cmd)
     from espnet_mtkd.report.page import write_page
+    from espnet_mtkd.report.size import read_megabytes
     from espnet_mtkd.results.page import write_report
 
     rows = []
@@ -81,8 +81,7 @@ def main(cmd=None):
             raise ConfigError(f"--rows: expected NAME=DIR, found '{row}'")
         rows.append((name, Path(folder)))
     check_seeds(rows)
-    if not 0 < args.report_mb < float("inf"):
-        raise ConfigError(f"--report_mb: expected above 0, found {args.report_mb}")
+    max_mb = read_megabytes(args.report_mb)
     names = list(dict.fromkeys(name for name, _ in rows))
     for name in (x for pair in args.compare for x in pair):
         if name not in names:
@@ -96,7 +95,7 @@ def main(cmd=None):
             args.expdir, rows, args.command, args.note, args.espnet_results, pairs
         )
     )
-    page = write_page(args.expdir, rows, args.command, args.note, pairs, args.report_mb)
+    page = write_page(args.expdir, rows, args.command, args.note, pairs, max_mb)
     print(
         f"written: {args.expdir / 'RESULTS.md'}, {args.expdir / 'curves.png'}, {page}"
     )

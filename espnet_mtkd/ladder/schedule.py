@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from espnet_mtkd.ladder.jobs import Job
+from espnet_mtkd.ladder.progress import Progress, Running
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 15.0  # mtkd.sh gives what it started five
@@ -77,8 +78,16 @@ class Runner:
             process_group=0,
         )
 
-    def wait_for_any(self, children: Sequence[subprocess.Popen]) -> None:
+    def wait_for_any(
+        self,
+        children: Sequence[subprocess.Popen],
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> None:
         """Until one of them has ended.
+
+        Args:
+            children: they.
+            meanwhile: called again and again.
 
         Raises:
             Ended: a signal came meanwhile.
@@ -90,6 +99,7 @@ class Runner:
                 raise Ended(number)
             if any(child.poll() is not None for child in children):
                 break
+            meanwhile()
             time.sleep(POLL_SECONDS)
         for child in children:
             if child.poll() is not None and child in self._children:
@@ -173,6 +183,13 @@ def run_beside(
     done: set[str] = set()
     lost: dict[str, str] = {}  # failed or left out -> title
     running: dict[int, tuple[Job, subprocess.Popen, float]] = {}  # place -> ...
+    states: dict[int, Running] = {}
+    progress = Progress()
+
+    def tell():
+        for line in progress.tell([states[place] for place in running]):
+            say(line)
+
     ended: list[Job] = []
     first_code = 0
     while waiting or running:
@@ -193,13 +210,17 @@ def run_beside(
                 place = places[0]
                 say(f"started: {job.title} -> {log}")
                 env = {"CUDA_VISIBLE_DEVICES": devices[place]} if devices else {}
+                states[place] = Running(job, log)
                 child = runner.start(job.command, log, **env)
                 running[place] = (job, child, time.monotonic())
         while ended:
             on_end(ended.pop(0))
         if not running:
             continue  # what is left is left out
-        runner.wait_for_any([child for _, child, _ in running.values()])
+        try:
+            runner.wait_for_any([child for _, child, _ in running.values()], tell)
+        finally:
+            progress.clear()
         for place, (job, child, begin) in list(running.items()):
             if child.poll() is None:
                 continue

@@ -132,10 +132,13 @@ def times_table(tsv: Path, experiments: Collection[str]) -> str:
 def read_times(tsv: Path) -> Iterator[tuple[str, str, str, int]]:
     """Row, stage, title and seconds of each line of `stage_times.tsv`.
 
+    A last line without an end, of a run that was cut off, is left out.
+
     Raises:
         DataError: a line of another form.
     """
-    for number, line in enumerate(tsv.read_text(encoding="utf-8").splitlines(), 1):
+    whole = tsv.read_bytes().rpartition(b"\n")[0].decode()
+    for number, line in enumerate(whole.splitlines(), 1):
         fields = line.split("\t")
         if len(fields) != 4 or not fields[3].isdecimal():
             raise DataError(

@@ -11,6 +11,9 @@ import pytest
 import stub_recipe
 from stub_recipe import calls, extractions
 
+from espnet_mtkd.ladder.jobs import Job
+from espnet_mtkd.ladder.progress import Running
+
 ROWS = "scratch teachers kd unlabelled pseudo"
 
 
@@ -96,6 +99,8 @@ def test_rows_beside_each_other_do_what_rows_after_each_other_do(recipe, tmp_pat
 
 def test_two_rows_train_at_the_same_time(recipe):
     """By the order of what begins: the stub's trainings take three seconds."""
+    log = recipe / "exp/log_ladder/asr_conformer_scratch.log"
+    running = Running(Job("scratch", "scratch", ()), log)
     result = ladder(
         recipe, env={"STUB_SLEEP": "3"}, rows="scratch teachers", num_threads=None
     )
@@ -109,8 +114,9 @@ def test_two_rows_train_at_the_same_time(recipe):
     scratch = [i for i, x in enumerate(lines) if "conformer: from scratch" in x]
     stage_1 = [i for i, x in enumerate(lines) if "stage 1, conformer: all" in x]
     assert stage_1[0] < scratch[-1]  # it began before that one was finished
-    log = (recipe / "exp/log_ladder/asr_conformer_scratch.log").read_text()
-    assert f"--num_threads {max(1, cores // 2)} " in log.splitlines()[0] + " "
+    first = log.read_text().splitlines()[0]
+    assert f"--num_threads {max(1, cores // 2)} " in first + " "
+    assert running.state() == "stage 13, scoring"
 
 
 def test_rows_of_the_users_own_share_stage_1_and_are_compared(recipe):
@@ -237,3 +243,10 @@ def test_the_plan_is_told_and_nothing_runs(recipe):
         *("all teachers", "without tiny", "without base")
     ]
     assert not (recipe / "exp/teachers").exists()
+
+
+@pytest.mark.parametrize("size", ["abc", "0", "nan", ""])
+def test_a_size_of_the_report_that_means_nothing_is_refused_at_once(recipe, size):
+    result = ladder(recipe, rows="scratch", report_mb=size)
+    assert result.returncode == 2 and calls(recipe) == []
+    assert f"--report_mb: expected a number above 0, found '{size}'" in result.stdout

@@ -38,7 +38,7 @@ def cut_config(exp: Path):
 
 
 def cut_times(exp: Path):
-    (exp / "stage_times.tsv").write_text("asr_a\t9\tpre-trai")
+    (exp / "stage_times.tsv").write_text("asr_a\t9\tpre-trai\n")
 
 
 def spoil_histogram(exp: Path):

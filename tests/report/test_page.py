@@ -339,11 +339,12 @@ def test_the_command_writes_all_three_and_checks_the_size(tmp_path, capsys):
     assert "report.html" in capsys.readouterr().out
     for name in ("RESULTS.md", "curves.png", "report.html"):
         assert (tmp_path / name).stat().st_size > 0
-    for size in ("0", "-1", "nan", "inf"):
+    for size in ("0", "-1", "nan", "inf", "abc"):
         with pytest.raises(SystemExit) as end:
             mtkd_report.main([*command[:2], f"--report_mb={size}", *command[2:]])
         assert end.value.code == 2
-        assert "--report_mb: expected above 0" in capsys.readouterr().err
+        message = f"--report_mb: expected a number above 0, found '{size}'"
+        assert message in capsys.readouterr().err
 
 
 def test_nothing_that_is_shown_is_taken_for_the_place_of_the_audio(recipe):

@@ -85,3 +85,14 @@ def test_a_line_of_times_that_is_cut(tmp_path):
     del lines[int(re.search(r"line (\d+)", str(error.value))[1]) - 1]
     path.write_text("".join(f"{x}\n" for x in lines))
     report.times_table(path, ["asr_a"])
+
+
+def test_a_last_line_of_times_that_has_no_end_is_left_out(tmp_path):
+    """A run was cut off while it wrote: the next one puts its line there."""
+    path = tmp_path / "stage_times.tsv"
+    whole = "asr_a\t9\tdata: ä\t5\n".encode()
+    for torn in (b"asr_a\t9", b"asr_a\t9\tx\t77", b"asr_a\t9\tdata: \xc3"):
+        path.write_bytes(whole + torn)
+        assert list(report.read_times(path)) == [("asr_a", "9", "data: ä", 5)]
+        path.write_bytes(torn)
+        assert list(report.read_times(path)) == []

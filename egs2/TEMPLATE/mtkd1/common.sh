@@ -170,7 +170,6 @@ end_children() {  # <signal> <its number>
     trap '' INT TERM HUP
     [ -z "${child_group}" ] || sweep "$1"
     log "Ended by SIG$1; run the same command again: it goes on from what is finished"
-    trap - EXIT
     exit $((128 + $2))
 }
 trap 'end_children INT 2' INT

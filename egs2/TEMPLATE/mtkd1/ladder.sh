@@ -60,8 +60,8 @@ Rows, each of them one student more for every encoder and seed:
 RESULTS.md and report.html in --expdir grow with each row: a browser shows how far it is.
 --stop_stage 0 makes them of what is there. Further rows, ablations say: --rows_config. With
 several --jobs, what rows have in common (data, targets, a stage 1 of the same options, the
-teacher transducer) is done once and first; the output of each is in <expdir>/log_ladder. A row
-that fails stops no other.
+teacher transducer) is done once and first; the ladder tells how far each is, whose output is
+in <expdir>/log_ladder. A row that fails stops no other.
 END
 )
 parse_options pass "$@"

@@ -441,6 +441,10 @@ asr() {  # <stage of asr.sh> <further options ...>
         --inference_asr_model "${inference_asr_model}" --inference_tag "${inference_tag}" "$@"
 }
 mtkd() { ${python} -m "espnet_mtkd.bin.mtkd_$1" "${@:2}"; }  # <command> <arguments ...>
+num_utterances() {  # <formatted sets>
+    local dset
+    for dset in "$@"; do cat "${dumpdir}/raw/${dset}/wav.scp"; done | wc -l
+}
 
 # Stage 2: data/${train_set} -> data/${train_set}_sp
 perturb() {
@@ -523,6 +527,13 @@ prepare_test_set() {  # <set>
     [ -z "${short}" ] || fail "${dir}: utterances below --min_wav_duration ${min_wav_duration} s," \
         "on which decoding would end: ${short}: take them out of data/$1" \
         "(utils/subset_data_dir.sh --utt-list), or lower that option, to 0.1 at least"
+}
+
+# Stage 6: ${dumpdir}/raw -> <directory>
+collect_stats() {  # <training set> <directory>
+    with_count "$(num_utterances "$1${_sp}" "${valid_set}")" '' "$2/logdir/stats.*/*/speech_shape" \
+        asr 10 --train_set "$1" --asr_stats_dir "$2" \
+            --asr_config "${stats_config}" --asr_args "${stats_args}" --feats_normalize global_mvn
 }
 
 # Stage 7, what asr.sh's stages 3 and 4 do, for a set that has no text.
@@ -663,15 +674,16 @@ label_unlabelled() {
                 --out_dir "${dumpdir}/raw/${kd_train_set}${_sp}" \
                 --shape_dir "${mtkd_stats_dir}" --nj "${nj}" ${pseudo_args}
     grep -E 'transcripts kept|no transcript is kept|utterances are in ' "${decoded}/pseudo_label.log" || true
-    asr 10 --asr_config "${stats_config}" --asr_args "${stats_args}" --feats_normalize global_mvn \
-        --train_set "${kd_train_set}" --asr_stats_dir "${kd_stats_dir}"
+    collect_stats "${kd_train_set}" "${kd_stats_dir}"
     # The encoder was pre-trained on features normalised by the labelled set's statistics.
     cp "${asr_stats_dir}/train/feats_stats.npz" "${kd_stats_dir}/train/"
 }
 transcribe_unlabelled() {
-    asr 12 --asr_exp "${kd_teacher_exp}" --test_sets "${_unlabelled[*]##*/}" \
-        --python "${with_plugin}" \
-        --inference_asr_model "${kd_teacher_model}" --inference_tag decode_unlabelled
+    with_count "$(num_utterances "${_unlabelled[@]##*/}")" "best hypo" \
+        "${kd_teacher_exp}/decode_unlabelled/unlabelled_*/logdir/asr_inference.*.log" \
+        asr 12 --asr_exp "${kd_teacher_exp}" --test_sets "${_unlabelled[*]##*/}" \
+            --python "${with_plugin}" \
+            --inference_asr_model "${kd_teacher_model}" --inference_tag decode_unlabelled
 }
 
 # Stage 11: ${kd_teacher_exp}, ${dumpdir}/raw/${kd_train_set} -> ${paths_dir}
@@ -705,9 +717,10 @@ train_part() {  # <asr_exp> <initial parameters> <arguments of asr_train>
 
 # Stage 12: ${asr_exp}, ${dumpdir}/raw/<set> -> ${asr_exp}/<decoding>/<set>
 decode() {  # <set>
-    local total
-    total=$(wc -l < "${dumpdir}/raw/$(test_set_name "$1")/wav.scp")
-    with_count "${total}" "best hypo" "${asr_exp}/*/$(test_set_name "$1")/logdir/asr_inference.*.log" \
+    local dset
+    dset=$(test_set_name "$1")
+    with_count "$(num_utterances "${dset}")" "best hypo" \
+        "${asr_exp}/${inference_tag}/${dset}/logdir/asr_inference.*.log" \
         asr 12 --test_sets "$1"
 }
 # Utterance by utterance, as the references are; but as if each were heard while spoken.
@@ -718,12 +731,13 @@ decode_streaming() {  # <set>
     mkdir -p "${out}"
     log "log: ${out}/stream.log"
     # shellcheck disable=SC2086
-    ${decode_cmd} "${out}/stream.log" \
-        ${python} -m espnet_mtkd.bin.mtkd_asr_stream \
-            --asr_train_config "${asr_exp}/config.yaml" \
-            --asr_model_file "${asr_exp}/${inference_asr_model}" \
-            --wav_scp "${dumpdir}/raw/${dset}/wav.scp" --out "${out}/text" \
-            --endpoint_silence inf --max_segment inf ${stream_args}
+    with_count "$(num_utterances "${dset}")" '' "${out}/text" \
+        ${decode_cmd} "${out}/stream.log" \
+            ${python} -m espnet_mtkd.bin.mtkd_asr_stream \
+                --asr_train_config "${asr_exp}/config.yaml" \
+                --asr_model_file "${asr_exp}/${inference_asr_model}" \
+                --wav_scp "${dumpdir}/raw/${dset}/wav.scp" --out "${out}/text" \
+                --endpoint_silence inf --max_segment inf ${stream_args}
     grep -e latency -e RTF "${out}/stream.log" || true
 }
 
@@ -882,7 +896,7 @@ all_stages() {
     fi
     run_stage 6 "${asr_stats_dir}/.done" "${asr_stats_dir}" \
         "lengths and feature statistics: ${dumpdir}/raw -> ${asr_stats_dir}" \
-        asr 10 --asr_config "${stats_config}" --asr_args "${stats_args}" --feats_normalize global_mvn
+        collect_stats "${train_set}" "${asr_stats_dir}"
     for dset in ${unlabelled_sets}; do
         name=unlabelled_${unlabelled_name[${dset}]}
         run_stage "7_${dset}" "${done_data}/3_${name}" "${dumpdir}" \

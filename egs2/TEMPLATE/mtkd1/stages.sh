@@ -231,7 +231,7 @@ is_asked() {  # <number>: whether the options let it run
 }
 # Runs a function, unless it ended well before and nothing that it depends on has changed.
 run_stage() {  # <stage> <key file> <directory to lock> <title> <function> <arguments ...>
-    local id=$1 file=$2 where=$3 title=$4 number=${1%%[!0-9]*} why how=wait begin
+    local id=$1 file=$2 where=$3 title=$4 number=${1%%[!0-9]*} why how=wait
     shift 4
     has_run=false
     is_asked "${number}" || return 0
@@ -258,16 +258,14 @@ run_stage() {  # <stage> <key file> <directory to lock> <title> <function> <argu
     else
         log "Stage ${number}: ${title}"
         [ "${why}" = "not finished yet" ] || log "(again: ${why})"
-        begin=${SECONDS}
         mkdir -p "$(dirname "${file}")"
         rm -f "${file}"  # until it has ended well
+        begin_attempt "${file}"
         run_child "$@"
         has_run=true
         echo "${key}" > "${file}.tmp"
         mv "${file}.tmp" "${file}"
-        mkdir -p "${expdir}"
-        printf '%s\t%s\t%s\t%s\n' "${asr_exp##*/}" "${number}" "${title}" \
-            "$((SECONDS - begin))" >> "${expdir}/stage_times.tsv"
+        end_attempt "${number}" "${title}"
     fi
     "${planning}" || unlock "${where}"
 }
@@ -284,6 +282,42 @@ reason_to_run() {  # <number> <key file> <stage>: nothing, where the stage is fi
         differing_fields "$(< "$2")" "${key}"
     fi
 }
+
+# An attempt that is left before its end, by an error or a signal, keeps its time and the
+# stage's key, for the attempt that finishes the stage.
+attempt=()  # file for that, seconds of the attempts before, SECONDS at the beginning
+begin_attempt() {  # <key file>
+    local file before=0
+    file=$(dirname "$1")/.spent_$(basename "$1")
+    if [ -f "${file}" ] && [ "$(tail -n +2 "${file}")" = "${key}" ]; then
+        before=$(head -n 1 "${file}")
+    fi
+    [[ ${before} =~ ^[0-9]+$ ]] || before=0
+    attempt=("${file}" "${before}" "${SECONDS}")
+    trap keep_attempt EXIT
+}
+seconds_spent() { echo "$((attempt[1] + SECONDS - attempt[2]))"; }
+keep_attempt() {
+    { printf '%s\n' "$(seconds_spent)" "${key}" > "${attempt[0]}"; } 2> /dev/null || true
+}
+end_attempt() {  # <number> <title>
+    trap - EXIT
+    mkdir -p "${expdir}"
+    add_line "${expdir}/stage_times.tsv" \
+        "${asr_exp##*/}"$'\t'"$1"$'\t'"$2"$'\t'"$(seconds_spent)"
+    rm -f "${attempt[0]}"
+}
+# Appends a line, in the place of a last one that has no end.
+add_line() {  # <file> <line>
+    (
+        exec 9>> "$1"
+        flock 9
+        [ ! -s "$1" ] || [ "$(tail -c 1 "$1" | wc -l)" -eq 1 ] \
+            || truncate -s "-$(tail -n 1 "$1" | wc -c)" "$1"
+        printf '%s\n' "$2" >&9
+    )
+}
+whole_lines() { head -n "$(wc -l < "$1")" "$1"; }  # <file>: without a last one that has no end
 
 # A training resumes from its checkpoint, but only one that began with these settings.
 same_settings() {  # <directory>
@@ -306,17 +340,19 @@ keep_settings() {  # <directory>
 
 # ======================== How long, how much ========================
 expected_s=0     # what the stages that would run took before, together
-expected_kb=0    # and what they left on disk
+declare -A left_folders  # and the folders that they left on disk
 unmeasured=()    # stages that have never ended well
 # What a stage took the last time, in this experiment or another of this --expdir.
 # Sets `measured`, words for the plan.
 measure() {  # <number> <title>
     local found seconds folder kb=0
-    found=$(awk -F '\t' -v number="$1" -v title="$2" '
+    found=$(whole_lines "${expdir}/stage_times.tsv" 2> /dev/null \
+        | awk -F '\t' -v number="$1" -v title="$2" '
+        NF != 4 || $4 !~ /^[0-9]+$/ { next }
         { what = $3; sub(/:.*/, "", what); wanted = title; sub(/:.*/, "", wanted) }
         $2 == number && what == wanted { last = $4 "\t" $3 }
         $2 == number && $3 == title { own = $4 "\t" $3 }
-        END { print own == "" ? last : own }' "${expdir}/stage_times.tsv" 2> /dev/null || true)
+        END { print own == "" ? last : own }' || true)
     measured="not measured yet"
     if [ -z "${found}" ]; then
         unmeasured+=("$1")
@@ -324,12 +360,18 @@ measure() {  # <number> <title>
     fi
     seconds=${found%%$'\t'*}
     folder=${found##* }
-    [[ ${found} != *" -> "* ]] || [ ! -d "${folder}" ] \
-        || kb=$(du -skD "${folder}" 2> /dev/null | cut -f 1 || true)
+    if [[ ${found} = *" -> "* ]] && [ -d "${folder}" ] && [ -z "${left_folders[${folder}]:-}" ]; then
+        left_folders[${folder}]=yes
+        kb=$(kilobytes "${folder}")
+    fi
     measured="took $(duration "${seconds}") before"
-    [ "${kb:-0}" -lt 1024 ] || measured+=", $(megabytes "${kb}")"
+    [ "${kb}" -lt 1024 ] || measured+=", $(megabytes "${kb}")"
     expected_s=$((expected_s + seconds))
-    expected_kb=$((expected_kb + ${kb:-0}))
+}
+# Of all of them, what lies in two once.
+kilobytes() {  # <folders>
+    [ $# -gt 0 ] || set -- /dev/null
+    { du -skcD "$@" 2> /dev/null || true; } | awk 'END { print $1 + 0 }'
 }
 duration() {  # <seconds>
     if [ "$1" -lt 120 ]; then
@@ -342,17 +384,25 @@ duration() {  # <seconds>
 }
 megabytes() { echo "$((($1 + 512) / 1024)) MB"; }  # <KiB>
 tell_expected() {
+    local before='' missing
     if [ "${expected_s}" -gt 0 ]; then
-        log "In all about $(duration "${expected_s}") and $(megabytes "${expected_kb}"), as it was before"
+        before="about $(duration "${expected_s}") and $(megabytes "$(kilobytes "${!left_folders[@]}")")"
     fi
-    if [ ${#unmeasured[@]} -gt 0 ]; then
-        log "Not measured yet: stages $(printf '%s\n' "${unmeasured[@]}" | sort -nu | paste -s -d ' ')"
+    if [ ${#unmeasured[@]} -eq 0 ]; then
+        [ -z "${before}" ] || log "In all ${before}, as it was before"
+        return 0
+    fi
+    missing="stages $(printf '%s\n' "${unmeasured[@]}" | sort -nu | paste -s -d ' ')"
+    if [ -n "${before}" ]; then
+        log "Measured before: ${before}; not measured yet: ${missing}"
+    else
+        log "Not measured yet: ${missing}"
     fi
 }
 
 # ======================== Progress ========================
-# Runs a command, and tells beside it how far it is, by what a function prints: in a terminal
-# in one line that changes, elsewhere in a line every 30 seconds.
+# Runs a command, and tells beside it how far it is, by what a function puts into `told`: in
+# a terminal in one line that changes, elsewhere in a line every 30 seconds.
 watched() {  # <function> <command ...>
     local watch=$1 watcher status=0
     shift
@@ -365,21 +415,27 @@ watched() {  # <function> <command ...>
     return "${status}"
 }
 show_progress() {  # <function>
-    local begin now shown='' every=${MTKD_PROGRESS_S:-30} columns
+    local begin told shown='' every=${MTKD_PROGRESS_S:-30} columns
     begin=$(date +%s)
     [ ! -t 1 ] || every=2
     # (Left behind for a moment, sleep must not hold what this script's output is piped to.)
     while sleep "${every}" > /dev/null 2>&1; do
-        now=$("$1" "${begin}" 2> /dev/null | tail -n 1 || true)
-        [ -n "${now}" ] && [ "${now}" != "${shown}" ] || continue
-        shown=${now}
+        told=
+        "$1" "${begin}" 2> /dev/null || true
+        [ -n "${told}" ] && [ "${told}" != "${shown}" ] || continue
+        shown=${told}
         if [ -t 1 ]; then
-            columns=$(tput cols 2> /dev/null || echo 80)
-            printf '\r\033[K    %s\r' "${now:0:$((columns > 10 ? columns - 5 : 5))}"
+            columns=$(terminal_width)
+            printf '\r\033[K    %s\r' "${told:0:$((columns > 10 ? columns - 5 : 5))}"
         else
-            echo "    ${now}"
+            echo "    ${told}"
         fi
     done
+}
+terminal_width() {  # 80, where it is not known
+    local size
+    size=$({ stty size < /dev/tty; } 2> /dev/null || true)
+    [[ ${size} = *" "[1-9]* ]] && echo "${size#* }" || echo 80
 }
 is_new() { [ "$(stat -L -c %Y "$1" 2> /dev/null || echo 0)" -ge "$2" ]; }  # <file> <since>
 
@@ -390,7 +446,7 @@ with_progress() {  # <log file> <command ...>
     # shellcheck disable=SC2317,SC2329  # watched calls it
     tell_epoch() {
         is_new "${logfile}" "$1" || return 0
-        tail -n 5000 "${logfile}" | awk '
+        told=$(tail -n 5000 "${logfile}" | awk '
             /INFO: [0-9]+\/[0-9]+epoch started/ {
                 now = $0
                 sub(/.*INFO: /, "", now)
@@ -411,7 +467,7 @@ with_progress() {  # <log file> <command ...>
                 sub(/batch:.*/, "", batch)
                 batch = ", batch " batch
             }
-            END { if (now != "") print "epoch " now batch left }'
+            END { if (now != "") print "epoch " now batch left }')
     }
     MTKD_NUM_THREADS=${num_threads} watched tell_epoch "$@"
 }
@@ -423,23 +479,30 @@ with_last_line() {  # <log file> <command ...>
     shift
     # shellcheck disable=SC2317,SC2329  # watched calls it
     tell_last_line() {
-        ! is_new "${logfile}" "$1" || tail -n 1 "${logfile}" | tr '\r' '\n' | grep -v 'Flash Attention'
+        is_new "${logfile}" "$1" || return 0
+        told=$(tail -n 1 "${logfile}" | tr '\r' '\n' | grep -v 'Flash Attention' | tail -n 1)
     }
     watched tell_last_line "$@"
 }
 
-# How many utterances are decoded, and the time that the rest will take.
-with_count() {  # <number in all> <pattern> <log files' glob> <command ...>
-    local total=$1 pattern=$2 glob=$3
+# How many utterances are done, and the time that the rest will take, by how fast they are
+# since the first. Files of before are not counted.
+with_count() {  # <number in all> <pattern of their lines> <files' glob> <command ...>
+    local total=$1 pattern=$2 glob=$3 first='' since=
     shift 3
     # shellcheck disable=SC2317,SC2329  # watched calls it
     tell_count() {
-        local count left
+        local count now seconds
         # shellcheck disable=SC2086
-        count=$(cat ${glob} | grep -c "${pattern}" || true)
+        count=$(find -L ${glob} -newermt "@$1" -exec cat {} + | grep -c "${pattern}" || true)
+        [ "${count}" -le "${total}" ] || count=${total}
         [ "${count}" -gt 0 ] || return 0
-        left=$((($(date +%s) - $1) * (total - count) / count))
-        echo "${count} of ${total} utterances, about $(duration "${left}") left"
+        now=$(date +%s)
+        : "${first:=${count}}" "${since:=${now}}"
+        told="${count} of ${total} utterances"
+        [ "${count}" -gt "${first}" ] || return 0
+        seconds=$(((now - since) * (total - count) / (count - first)))
+        told+=", about $(duration "$((seconds > 0 ? seconds : 0))") left"
     }
     watched tell_count "$@"
 }
