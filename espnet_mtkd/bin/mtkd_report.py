@@ -50,6 +50,11 @@ def get_parser():
         help="largest size of report.html, in millions of bytes; audio, of utterances "
         "that changed most first, fills what is left (default: 10)",
     )
+    parser.add_argument(
+        "--without_audio",
+        action="store_true",
+        help="for a page that is given away where the recordings may not be",
+    )
     return parser
 
 
@@ -95,7 +100,8 @@ def main(cmd=None):
             args.expdir, rows, args.command, args.note, args.espnet_results, pairs
         )
     )
-    page = write_page(args.expdir, rows, args.command, args.note, pairs, max_mb)
+    words = (args.command, args.note, pairs, max_mb, not args.without_audio)
+    page = write_page(args.expdir, rows, *words)
     print(
         f"written: {args.expdir / 'RESULTS.md'}, {args.expdir / 'curves.png'}, {page}"
     )

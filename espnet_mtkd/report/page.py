@@ -32,6 +32,7 @@ def write_page(
     note: str = "",
     pairs: Sequence[tuple[str, str]] = (),
     max_mb: float = 10.0,
+    with_audio: bool = True,
 ) -> Path:
     """Write report.html of a recipe's rows.
 
@@ -43,6 +44,7 @@ def write_page(
         pairs: names of rows that are compared with each other.
         max_mb: size of the page in millions of bytes. Audio fills what the rest leaves,
             that of the utterances that changed most first.
+        with_audio: whether there is any.
 
     Returns:
         The page's path.
@@ -71,7 +73,10 @@ def write_page(
             f"--report_mb: expected at least {least:.1f} for the page without audio, "
             f"found {max_mb:g}: give more"
         )
-    page = page.replace(place, _sounds(sets, parts["data"]["sets"], room))
+    sounds = _audio_json([{} for _ in sets], "Made without audio.")
+    if with_audio:
+        sounds = _sounds(sets, parts["data"]["sets"], room)
+    page = page.replace(place, sounds)
     path = expdir / "report.html"
     write_atomically(path, page.encode())
     return path
@@ -246,7 +251,11 @@ def _sounds(sets: Sequence[TestSet], texts: Sequence[dict], room: int) -> str:
         words += f"; {len(bad)} cannot be read, first {bad[0]}"
     if not shown:
         words = "No audio: no wav.scp that has these utterances and files"
-    blob = json.dumps({"sounds": sounds, "words": f"{words[:MAX_WORDS]}."})
+    return _audio_json(sounds, f"{words[:MAX_WORDS]}.")
+
+
+def _audio_json(sounds: list[dict[str, str]], words: str) -> str:
+    blob = json.dumps({"sounds": sounds, "words": words})
     return blob.replace("<", "\\u003c")
 
 

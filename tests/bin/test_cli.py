@@ -36,7 +36,8 @@ FLAGS = {
     "mtkd_pseudo_label": "labelled unlabelled decode_dir asr_exp model_file "
     "shape_dir min_confidence min_tokens_per_second max_tokens_per_second max_repeats "
     "out_dir reference curve ngpu nj text alone",
-    "mtkd_report": "expdir rows espnet_results compare command note report_mb",
+    "mtkd_report": "expdir rows espnet_results compare command note report_mb "
+    "without_audio",
     "mtkd_transcribe": "model data_dir out like case language beam_size batch_size "
     "compute_type num_threads ngpu nj min_confidence min_agreement max_no_speech "
     "max_compression max_repeats min_chars_per_second max_chars_per_second reference",

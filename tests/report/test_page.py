@@ -347,6 +347,16 @@ def test_the_command_writes_all_three_and_checks_the_size(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+def test_a_page_can_be_made_without_audio(recipe, capsys):
+    folder, rows = recipe
+    words = ["--expdir", folder / "exp", "--without_audio", "--rows"]
+    words += [f"{name}={path}" for name, path in rows]
+    mtkd_report.main([str(x) for x in words])
+    page = Page((folder / "exp/report.html").read_text())
+    audio = json.loads(page.data["audio"])
+    assert audio == {"sounds": [{}], "words": "Made without audio."}
+
+
 def test_nothing_that_is_shown_is_taken_for_the_place_of_the_audio(recipe):
     folder, rows = recipe
     path = write_page(folder / "exp", rows, note="/*audio*/ {{ place }}")

@@ -194,12 +194,15 @@ declare -A lock_of  # <lock file> -> its file descriptor
 
 # Takes a lock of a directory, for as long as this script and its children live.
 lock() {  # <directory> <wait or refuse>
-    local file=$1/.lock fd holder
+    local file=$1/.lock fd holder tries=20
     [ -z "${lock_of[${file}]:-}" ] || return 0
     mkdir -p "$1"
     exec {fd}>> "${file}"
     if ! flock -n "${fd}"; then
-        holder=$(tail -n 1 "${file}")
+        # (whoever has just taken it is about to write its name)
+        until holder=$(tail -n 1 "${file}") && [ -n "${holder}" ] || ((--tries == 0)); do
+            sleep 0.1
+        done
         [[ ${holder} =~ "host $(uname -n), pid "([0-9]+) ]] && ! kill -0 "${BASH_REMATCH[1]}" 2> /dev/null \
             && holder+="; it is gone, but what it started still runs"
         if [ "$2" = refuse ]; then
