@@ -12,7 +12,7 @@ python    | python3     | Python to execute espnet commands.
 EOF
 usage="[--budget smoke|default|ladder|full] [options of ladder.sh and mtkd.sh]"
 about='  smoke    from scratch, two teachers kept on in stage 2, with 1 epoch a training: do all
-           stages run? (5 min)
+           stages run? (a few minutes)
   default  the same two rows, trained (38 minutes on two cores)
   ladder   from scratch; two teachers; kept on in stage 2, or with path distillation from a teacher transducer;
            with two hours of unlabelled audio in stage 1; with its pseudo-labels in stage
