@@ -65,12 +65,15 @@ LONGEST = [
 ]
 
 
+def pytest_itemcollected(item):
+    """Mark what `-m 'not whole'` leaves out."""
+    if any(part in item.nodeid for part in WHOLE):
+        item.add_marker(pytest.mark.whole)
+
+
 @pytest.hookimpl(trylast=True)  # after pytest-randomly has shuffled
 def pytest_collection_modifyitems(items):
-    """Mark what `-m 'not whole'` leaves out, and begin with the longest files."""
-    for item in items:
-        if any(part in item.nodeid for part in WHOLE):
-            item.add_marker(pytest.mark.whole)
+    """Begin with the longest files."""
     places = {file: i for i, file in enumerate(LONGEST)}
     items.sort(key=lambda x: places.get(x.nodeid.partition("::")[0], len(LONGEST)))
 
