@@ -2,10 +2,9 @@
 
 A server imports ESPnet, s3prl and this package once. The client takes the place of the
 interpreter (`python -m module ...`, `python script.py ...`, a program on standard
-input): it hands its arguments,
-environment, directory and streams to the server, which forks a process that runs what
-was asked. So a recipe runs its real commands, each in a process of its own, without the
-20 seconds of imports before each.
+input): it hands its arguments, environment, directory and streams to the server, which
+forks a process that runs what was asked. So a recipe runs its real commands, each in a
+process of its own, without the 20 seconds of imports before each.
 
     python warm_python.py serve <socket>
     python warm_python.py run <socket> -m espnet2.bin.asr_train --help

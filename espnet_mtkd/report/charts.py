@@ -15,14 +15,19 @@ LETTER = 0.068  # inches, of a letter, on average
 STYLES = ["-", (0, (4, 2)), (0, (1, 1.5))]  # of lines, where there are no more colours
 
 
+def _letters(width: float) -> int:
+    """That have room in `width` inches."""
+    return max(10, int(width / LETTER))
+
+
 def fold(text: str, width: float) -> str:
     """A title in lines of at most `width` inches; nothing of it is lost."""
-    return textwrap.fill(text, max(10, int(width / LETTER)))
+    return textwrap.fill(text, _letters(width))
 
 
 def shorten(text: str, width: float) -> str:
     """A title in one line of at most `width` inches; the table has all of it."""
-    letters = max(10, int(width / LETTER))
+    letters = _letters(width)
     return text if len(text) <= letters else text[: letters - 1].rstrip() + "…"
 
 
@@ -66,10 +71,11 @@ def ladder(outcomes: Sequence[Outcome]) -> str:
 
     def draw(plt, width, is_narrow, tips):
         lines = [_lines(panel) for panel in panels]
-        labels = [_label(x, width) for panel in panels for x in panel]
-        line = max(LINE, TEXT * (max(x.count("\n") for x in labels) + 1) + 0.08)
         if is_narrow:
             line = LINE * 1.55
+        else:
+            most = max(_label(x, width).count("\n") for x in outcomes) + 1
+            line = max(LINE, TEXT * most + 0.08)
         heights = [line * len(x) + 0.1 for x in lines]
         figure, axes = plt.subplots(
             len(sets),
