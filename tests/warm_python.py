@@ -18,9 +18,11 @@ import sys
 MODULES = """
     espnet2.bin.asr_inference espnet2.bin.asr_train espnet2.bin.launch
     espnet2.bin.tokenize_text espnet_mtkd.pretraining.task espnet_mtkd.transducer.task
-    espnet_mtkd.streaming espnet_mtkd.results.report espnet_mtkd.targets.extract
-    espnet_mtkd.teachers.s3prl faiss matplotlib.pyplot s3prl.nn
-    tensorboard.backend.event_processing.event_accumulator torch.utils.tensorboard
+    espnet_mtkd.streaming espnet_mtkd.report.page espnet_mtkd.results.page
+    espnet_mtkd.targets.extract espnet_mtkd.teachers.s3prl faiss librosa.core
+    librosa.filters matplotlib.pyplot
+    s3prl.nn scipy.stats tensorboard.backend.event_processing.event_accumulator
+    torch.utils.tensorboard
 """.split()
 STREAMS = (0, 1, 2)
 
@@ -82,16 +84,20 @@ def run(argv: list[str]) -> int:
 
 def serve(path: str) -> None:
     """Import everything, then fork a process for each connection, for ever."""
+    import gc
     import importlib
     import signal
 
-    from espnet_mtkd.compat import check_types_lazily
     from espnet_mtkd.teachers.hub import import_s3prl_hub
 
-    check_types_lazily()  # as this package's commands do
+    # (ESPnet's types are made to be checked here, not at a function's first call as in
+    # this package's commands: each fork would do it again, for seconds.)
     import_s3prl_hub()
     for name in MODULES:
         importlib.import_module(name)
+    # Without this every collection in a fork goes through, and so copies, all of it.
+    gc.collect()
+    gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)

@@ -83,6 +83,7 @@ def main(cmd=None):
 def run(jobs, num: int, cuda_cmd: str) -> int:
     """Run the jobs, `num` beside each other; the exit code."""
     from espnet_mtkd.ladder.jobs import devices_of_each, threads_of_each
+    from espnet_mtkd.ladder.options import given
     from espnet_mtkd.ladder.page import Page
     from espnet_mtkd.ladder.schedule import (
         Ended,
@@ -103,6 +104,8 @@ def run(jobs, num: int, cuda_cmd: str) -> int:
     codes = []
     try:
         with Runner() as runner:
+            if given(jobs.passed, "dry_run") == "true":
+                return run_in_order(runner, whole, lambda job: None)
             page = Page(runner, values, jobs.pairs(), rows if num > 1 else ())
 
             def tell(job):

@@ -75,7 +75,9 @@ def write_page(
         )
     sounds = _audio_json([{} for _ in sets], "Made without audio.")
     if with_audio:
-        sounds = _sounds(sets, parts["data"]["sets"], room)
+        kept = audio.Encoded(expdir / ".report_audio")
+        sounds = _sounds(sets, parts["data"]["sets"], room, kept)
+        kept.drop_others()
     page = page.replace(place, sounds)
     path = expdir / "report.html"
     write_atomically(path, page.encode())
@@ -220,7 +222,9 @@ def _texts(sets: Sequence[TestSet], num_bytes: int) -> list[dict]:
     return found
 
 
-def _sounds(sets: Sequence[TestSet], texts: Sequence[dict], room: int) -> str:
+def _sounds(
+    sets: Sequence[TestSet], texts: Sequence[dict], room: int, to_opus: audio.Encoded
+) -> str:
     """JSON, for each set: utterance -> Opus in base64, and a line on what is there."""
     shown = []
     for i, (dset, text) in enumerate(zip(sets, texts, strict=True)):
@@ -235,7 +239,7 @@ def _sounds(sets: Sequence[TestSet], texts: Sequence[dict], room: int) -> str:
     left = room
     for _, i, name, path in shown:
         try:
-            data = base64.b64encode(audio.to_opus(path)).decode()
+            data = base64.b64encode(to_opus(path)).decode()
         except DataError as e:
             bad.append(str(e))
             continue

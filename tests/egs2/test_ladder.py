@@ -97,6 +97,25 @@ def test_rows_beside_each_other_do_what_rows_after_each_other_do(recipe, tmp_pat
     assert all(title.endswith(": finished before") for _, title in numbers)
 
 
+def test_a_dry_run_changes_nothing(recipe):
+    """Not even the pages of what is scored."""
+    result = ladder(recipe, jobs="1", rows="scratch")
+    assert result.returncode == 0, result.stdout[-3000:]
+    (recipe / "exp/report.html").unlink(missing_ok=True)
+    calls(recipe)
+
+    def state():
+        files = (x for x in (recipe / "exp").rglob("*") if x.is_file())
+        return {x: x.stat().st_mtime_ns for x in files}
+
+    before = state()
+    result = ladder(recipe, rows="scratch teachers", dry_run="true")
+    assert result.returncode == 0, result.stdout[-3000:]
+    assert "would run" in result.stdout
+    assert not [x for x in calls(recipe) if "mtkd_report" in x]
+    assert state() == before
+
+
 def test_two_rows_train_at_the_same_time(recipe):
     """By the order of what begins: the stub's trainings take three seconds."""
     log = recipe / "exp/log_ladder/asr_conformer_scratch.log"

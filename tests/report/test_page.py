@@ -357,6 +357,31 @@ def test_a_page_can_be_made_without_audio(recipe, capsys):
     assert audio == {"sounds": [{}], "words": "Made without audio."}
 
 
+def test_audio_is_encoded_once_for_all_pages(recipe):
+    """But anew where a recording changes; what no page has is not kept."""
+    folder, rows = recipe
+
+    def write():
+        page = Page(write_page(folder / "exp", rows).read_text())
+        kept = (folder / "exp/.report_audio").iterdir()
+        sounds = json.loads(page.data["audio"])["sounds"][0]
+        states = {x.name: x.stat().st_ino for x in kept}
+        return {k: base64.b64decode(v) for k, v in sounds.items()}, states
+
+    sounds, states = write()
+    assert len(sounds) == len(states) == 4
+    assert write() == (sounds, states)
+    changed = next(folder.glob("d*/**/*.wav"), None) or next(folder.rglob("*.flac"))
+    samples, rate = soundfile.read(changed)
+    soundfile.write(changed, np.concatenate([samples, samples]), rate)
+    new, new_states = write()
+    assert len(new_states) == 4 and len(set(states.items()) - new_states.items()) == 1
+    assert sum(sounds[name] != new[name] for name in sounds) == 1
+    longest = max(soundfile.read(io.BytesIO(x))[0].size for x in new.values())
+    before = max(soundfile.read(io.BytesIO(x))[0].size for x in sounds.values())
+    assert longest >= before
+
+
 def test_nothing_that_is_shown_is_taken_for_the_place_of_the_audio(recipe):
     folder, rows = recipe
     path = write_page(folder / "exp", rows, note="/*audio*/ {{ place }}")
@@ -371,11 +396,10 @@ def test_names_of_any_script_keep_to_the_size(recipe, monkeypatch):
     names = [f"{i}-" + "\u8bed" * 40 for i in range(200)]
     utterances = [dataclasses.replace(dset.utterances[0], name=x) for x in names]
     dset = dataclasses.replace(dset, utterances=utterances)
-    monkeypatch.setattr(audio, "to_opus", lambda path: b"12345678")
     monkeypatch.setattr(audio, "find_audio", lambda *_: dict.fromkeys(names, "x"))
     texts = [dict(utterances=[[x] for x in names])]
     for room in (0, 5000, 30000):
-        found = _sounds([dset], texts, room)
+        found = _sounds([dset], texts, room, lambda path: b"12345678")
         assert len(found.encode()) <= room + LEAST_ROOM
     assert 80 < len(json.loads(found)["sounds"][0]) < 120
 
