@@ -264,6 +264,18 @@ def test_the_plan_is_told_and_nothing_runs(recipe):
     assert not (recipe / "exp/teachers").exists()
 
 
+@pytest.mark.parametrize("name", ["asterisk", "speechocean762"])
+def test_a_recipes_plan_needs_no_download(tmp_path, name):
+    recipe = builders.mirror_recipe(tmp_path, name)
+    words = ["./run.sh", "--rows", "scratch unlabelled text", "--plan", "true"]
+    env = {k: v for k, v in os.environ.items() if k != "MTKD_TEACHER_MIRROR"}
+    env |= dict(PIP_INDEX_URL="http://127.0.0.1:9/", HTTPS_PROXY="http://127.0.0.1:9")
+    result = builders.run_group(words, recipe, env)
+    assert result.returncode == 0, result.stdout[-3000:]
+    assert "from scratch" in result.stdout and "transcripts" in result.stdout
+    assert not list(recipe.glob("d*/*"))  # downloads, data, dump
+
+
 @pytest.mark.parametrize("size", ["abc", "0", "nan", ""])
 def test_a_size_of_the_report_that_means_nothing_is_refused_at_once(recipe, size):
     result = ladder(recipe, rows="scratch", report_mb=size)

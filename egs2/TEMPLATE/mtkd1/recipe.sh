@@ -46,6 +46,9 @@ given_or() {  # <option> <default>
     echo "${value}"
 }
 
+# --plan true only prints the rows: nothing has to be there for it.
+is_plan() { [ "$(given_or plan false)" = true ]; }
+
 # The environment (inside an ESPnet checkout its own is used), the recipe's links, PATH.
 set_up() {
     [ ! -x "${root}/tools/setup.sh" ] || "${root}/tools/setup.sh"
@@ -57,6 +60,7 @@ set_up() {
 # Whisper tiny.en and base -> downloads/whisper_{tiny_en,base}
 fetch_whisper() {
     local model
+    ! is_plan || return 0
     for model in tiny.en base; do
         ${python} -m espnet_mtkd.bin.mtkd_fetch_whisper --model "${model}" \
             --out_dir "downloads/whisper_${model//./_}"
@@ -65,6 +69,7 @@ fetch_whisper() {
 
 # For rows with its transcripts Whisper base with its decoder -> downloads/whisper_base_decoder
 fetch_decoder() {  # <rows>
+    ! is_plan || return 0
     [[ " $1 " != *@(" all "|text" ")* ]] || ${python} -m espnet_mtkd.bin.mtkd_fetch_whisper --model base \
         --decoder --out_dir downloads/whisper_base_decoder
 }

@@ -55,7 +55,7 @@ expdir=$(given_or expdir "${expdir}")
 set_up
 fetch_whisper
 fetch_decoder "${rows}"
-if [[ " ${rows} " = *" unlabelled "* || " ${rows} " = *" pseudo "* \
+if ! is_plan && [[ " ${rows} " = *" unlabelled "* || " ${rows} " = *" pseudo "* \
     || " ${rows} " = *" text "* ]]; then
     local/data.sh --stage 3 --unlabelled "${languages}" --python "${python}"
 fi
