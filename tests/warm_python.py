@@ -20,9 +20,8 @@ MODULES = """
     espnet2.bin.tokenize_text espnet_mtkd.pretraining.task espnet_mtkd.transducer.task
     espnet_mtkd.streaming espnet_mtkd.report.page espnet_mtkd.results.page
     espnet_mtkd.targets.extract espnet_mtkd.teachers.s3prl faiss librosa.core
-    librosa.filters matplotlib.pyplot
-    s3prl.nn scipy.stats tensorboard.backend.event_processing.event_accumulator
-    torch.utils.tensorboard
+    librosa.filters matplotlib.pyplot s3prl.nn scipy.stats torch.utils.tensorboard
+    tensorboard.backend.event_processing.event_accumulator
 """.split()
 STREAMS = (0, 1, 2)
 

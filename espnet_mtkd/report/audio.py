@@ -1,5 +1,6 @@
 """Audio of scored utterances, as Opus for a page."""
 
+import contextlib
 import hashlib
 import io
 from collections.abc import Iterable
@@ -85,7 +86,7 @@ class Encoded:
         key = f"{path.absolute()} {state.st_size} {state.st_mtime_ns} {COMPRESSION}"
         kept = self._folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.opus"
         self._used.add(kept)
-        if kept.is_file():
+        with contextlib.suppress(FileNotFoundError):
             return kept.read_bytes()
         data = to_opus(path)
         self._folder.mkdir(parents=True, exist_ok=True)
